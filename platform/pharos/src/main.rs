@@ -1,0 +1,2 @@
+//! pharos
+fn main() {}
