@@ -1,0 +1,115 @@
+//! Decoding of objects by schema: unknown, duplicate and wrongly typed fields, with upstream's messages.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::registry::Kind;
+use crate::schema::Schema;
+
+mod decode;
+
+/// What `fieldValidation` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Problems fail the request.
+    Strict,
+    /// Problems become warnings.
+    #[default]
+    Warn,
+    /// Problems are dropped.
+    Ignore,
+}
+
+/// An object after decoding: known fields only, and what was wrong with the rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The object, without unknown fields and nulls.
+    pub value: Value,
+    /// Unknown and duplicate fields, in order of appearance.
+    pub problems: Vec<Problem>,
+}
+
+/// A field that strict decoding refuses and lenient decoding drops.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The schema has no such field.
+    #[error("unknown field {0:?}")]
+    Unknown(String),
+    /// The field appears twice in one object; the last one counts.
+    #[error("duplicate field {0:?}")]
+    Duplicate(String),
+}
+
+/// A body that cannot be decoded in any mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON.
+    #[error("{0}")]
+    Syntax(String),
+    /// A field has another type than its schema says.
+    #[error("json: cannot unmarshal {value} into Go struct field {field} of type {ty}")]
+    Type {
+        /// The JSON type found: `string`, `number`, `object`, `array`, `bool`, `number 1.5`.
+        value: String,
+        /// The Go struct and the path: `DeploymentSpec.spec.replicas`.
+        field: String,
+        /// The Go type wanted.
+        ty: String,
+    },
+    /// A value its type's own parser refuses: times, quantities, base64.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// `strict decoding error: unknown field "spec.foo", duplicate field "spec.bar"`.
+pub fn strict_error(problems: &[Problem]) -> String {
+    let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    format!("strict decoding error: {}", list.join(", "))
+}
+
+impl Mode {
+    /// Parses the query parameter; empty means [`Mode::Warn`].
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "Warn" => Some(Self::Warn),
+            "Strict" => Some(Self::Strict),
+            "Ignore" => Some(Self::Ignore),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "Strict",
+            Self::Warn => "Warn",
+            Self::Ignore => "Ignore",
+        })
+    }
+}
+
+/// Decodes a JSON body of the given kind.
+///
+/// # Errors
+/// Malformed JSON and wrong types; unknown and duplicate fields are reported in the result.
+pub fn decode(kind: &Kind, body: &[u8]) -> Result<Decoded, DecodeError> {
+    decode::from_slice(kind.schema(), body)
+}
+
+/// Decodes a JSON body by a schema.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_schema(schema: &Schema, body: &[u8]) -> Result<Decoded, DecodeError> {
+    decode::from_slice(schema, body)
+}
+
+/// The same for a document already parsed (YAML, the result of a patch): drops what is unknown, checks types.
+///
+/// # Errors
+/// As [`decode`].
+pub fn check(schema: &Schema, value: Value) -> Result<Decoded, DecodeError> {
+    decode::from_value(schema, value)
+}
