@@ -1,0 +1,119 @@
+use std::{future::Future, sync::Arc};
+
+use prometheus::IntGauge;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+
+use crate::Clock;
+
+/// A part of Pharos that runs: a loop that is observed.
+///
+/// What outlives a restart (settings, clients, metric handles) is in the value; what one run learns lives inside
+/// [`Component::run`], which starts from nothing each time.
+pub trait Component: Send + Sync + 'static {
+    /// The name in metrics, logs, spans and health checks: upstream's where there is one (`kube-scheduler`).
+    const NAME: &'static str;
+    /// Why a run ended; the supervisor logs it and starts the component again.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Runs until [`Ctx::stopped`]. Calls [`Ctx::ready`] once it does its work.
+    fn run(&self, ctx: Ctx) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// What one run of a component is given: its readiness, its end, its tasks and its clock.
+#[derive(Clone)]
+pub struct Ctx {
+    pub(crate) name: &'static str,
+    pub(crate) token: CancellationToken,
+    pub(crate) ready: Arc<watch::Sender<bool>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) running_tasks: IntGauge,
+    pub(crate) clock: Clock,
+}
+
+impl Ctx {
+    /// A context outside any supervisor, for tests of one component. Cancel the token to stop it.
+    #[must_use]
+    pub fn for_test(token: CancellationToken) -> Self {
+        Self {
+            name: "test",
+            token,
+            ready: Arc::new(watch::Sender::new(false)),
+            tasks: TaskTracker::new(),
+            running_tasks: IntGauge::new("tasks", "Tasks.").expect("a constant name is valid"),
+            clock: Clock::system(),
+        }
+    }
+
+    /// The component's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Says, once, that the component does its work. A dropped context never means ready.
+    pub fn ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Whether [`Ctx::ready`] was called.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits until the component is asked to stop. Cancel-safe.
+    pub async fn stopped(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// Whether the component was asked to stop.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// A token that is cancelled when the component is asked to stop, to hand to library code.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.token.child_token()
+    }
+
+    /// Starts a task of this component: named, counted, inside the component's span, awaited at shutdown.
+    ///
+    /// The task must end soon after [`Ctx::stopped`]; one that overruns the shutdown deadline is aborted and named in the log.
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let gauge = self.running_tasks.clone();
+        gauge.inc();
+        let guard = TaskGuard(gauge);
+        let span = tracing::info_span!("task", task = name);
+        #[expect(clippy::disallowed_methods, reason = "the one place where tasks of components start")]
+        self.tasks.spawn(
+            async move {
+                let _guard = guard;
+                future.await
+            }
+            .instrument(span),
+        )
+    }
+
+    /// The clock to read dates from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
+
+/// Counts a task out when it ends, panics or is aborted.
+struct TaskGuard(IntGauge);
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

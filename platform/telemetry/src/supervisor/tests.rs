@@ -1,0 +1,100 @@
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use super::*;
+use crate::health::Endpoint;
+
+fn supervisor() -> (Supervisor, Registries, Health) {
+    let (registries, health) = (Registries::default(), Health::default());
+    (Supervisor::new(registries.clone(), health.clone(), Clock::system()), registries, health)
+}
+
+struct Steady(Arc<parking_lot::Mutex<Vec<&'static str>>>);
+
+impl Component for Steady {
+    const NAME: &'static str = "steady";
+    type Error = Infallible;
+
+    async fn run(&self, ctx: Ctx) -> Result<(), Infallible> {
+        let order = self.0.clone();
+        let stopped = ctx.clone();
+        ctx.spawn("side", async move {
+            stopped.stopped().await;
+            order.lock().push("task");
+        });
+        ctx.ready();
+        ctx.stopped().await;
+        self.0.lock().push("run");
+        Ok(())
+    }
+}
+
+struct Flaky(Arc<AtomicU32>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("run {0} failed")]
+struct Failed(u32);
+
+impl Component for Flaky {
+    const NAME: &'static str = "flaky";
+    type Error = Failed;
+
+    async fn run(&self, ctx: Ctx) -> Result<(), Failed> {
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(Failed(0)),
+            1 => panic!("second run"),
+            _ => {
+                ctx.ready();
+                ctx.stopped().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_component_is_started_again() {
+    let (mut supervisor, registries, health) = supervisor();
+    let runs = Arc::new(AtomicU32::new(0));
+    supervisor.start(Flaky(runs.clone())).await.unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 3);
+    let text = registries.encode("flaky").unwrap().unwrap();
+    assert!(text.contains("pharos_component_restarts_total 2"), "{text}");
+    let (ready, _) = health.report(Endpoint::Readyz, Some("component/flaky"), false, &Default::default()).unwrap();
+    assert!(ready);
+    supervisor.stop().await;
+    let (ready, _) = health.report(Endpoint::Readyz, Some("component/flaky"), false, &Default::default()).unwrap();
+    assert!(!ready, "a stopped component is not ready");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_waits_for_tasks() {
+    let (mut supervisor, ..) = supervisor();
+    let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    supervisor.start(Steady(order.clone())).await.unwrap();
+    assert!(matches!(supervisor.start(Steady(order.clone())).await, Err(StartError::Twice("steady"))));
+    supervisor.stop().await;
+    let mut seen = order.lock().clone();
+    seen.sort_unstable();
+    assert_eq!(seen, ["run", "task"]);
+}
+
+struct Deaf;
+
+impl Component for Deaf {
+    const NAME: &'static str = "deaf";
+    type Error = Infallible;
+
+    async fn run(&self, _: Ctx) -> Result<(), Infallible> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_hold() {
+    let (mut supervisor, ..) = supervisor();
+    assert!(matches!(supervisor.start(Deaf).await, Err(StartError::NotReady("deaf", _))));
+    supervisor.stop().await;
+}
