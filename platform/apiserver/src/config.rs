@@ -1,0 +1,52 @@
+//! What the API server can be told.
+
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+
+/// Settings of the API server, with kube-apiserver's names and defaults where it has them.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The Service networks in CIDR notation, one or two (IPv4 and IPv6), the primary first. Default `10.43.0.0/16`.
+    pub service_cluster_ip_range: Vec<String>,
+    /// The ports Services of type NodePort get. Default 30000–32767.
+    pub service_node_port_range: RangeInclusive<u16>,
+    /// The address published as the endpoint of the `kubernetes` Service. Default 127.0.0.1.
+    pub advertise_address: IpAddr,
+    /// The port published as the endpoint of the `kubernetes` Service. Default 6443.
+    pub secure_port: u16,
+    /// The certificate of the cluster's CA, PEM; published in `extension-apiserver-authentication` and used to
+    /// verify kubelets.
+    pub client_ca_pem: String,
+    /// The client certificate chain and key, PEM, the API server shows to kubelets; without it, node proxying fails.
+    pub kubelet_client: Option<(String, String)>,
+    /// How long a request that is not long-running may take. Default 60 s.
+    pub request_timeout: Duration,
+    /// The shortest time a watch without `timeoutSeconds` stays open; the longest is twice that. Default 30 min.
+    pub min_request_timeout: Duration,
+    /// Requests without side effects in progress at once. Default 400.
+    pub max_requests_inflight: usize,
+    /// Requests with side effects in progress at once. Default 200.
+    pub max_mutating_requests_inflight: usize,
+    /// How long Events are kept. Default 1 h.
+    pub event_ttl: Duration,
+    /// Seconds a pod tolerates `not-ready` and `unreachable` when it says nothing. Default 300.
+    pub default_toleration_seconds: i64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            service_cluster_ip_range: vec!["10.43.0.0/16".into()],
+            service_node_port_range: 30_000..=32_767,
+            advertise_address: IpAddr::from([127, 0, 0, 1]),
+            secure_port: 6443,
+            client_ca_pem: String::new(),
+            kubelet_client: None,
+            request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1800),
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
+            event_ttl: Duration::from_secs(3600),
+            default_toleration_seconds: 300,
+        }
+    }
+}
