@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use kube::{
+    Client, Config,
+    client::Body,
+    config::{AuthInfo, Kubeconfig},
+};
+use tower::{BoxError, Service};
+
+/// What a remote component proves its identity with. Secret material: never logged.
+#[derive(Clone)]
+pub enum Credentials {
+    /// A client certificate chain and its key, both PEM.
+    Certificate {
+        /// The chain, leaf first.
+        chain_pem: String,
+        /// The private key.
+        key_pem: String,
+    },
+    /// A bearer token.
+    Token(String),
+}
+
+/// A client that calls the API core in this process: no TCP, no TLS.
+///
+/// The service already knows on whose behalf it calls. Must be called inside a Tokio runtime.
+pub fn in_process<S, B>(service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Client::new(service, "default")
+}
+
+/// A client that speaks HTTPS to `server`, trusting only the given CA certificate (PEM).
+///
+/// # Errors
+/// When the certificate or the credentials cannot be used.
+pub fn https(server: Uri, ca_pem: &str, credentials: Credentials) -> kube::Result<Client> {
+    let mut config = Config::new(server);
+    let roots: Vec<Vec<u8>> = pem_blocks(ca_pem);
+    config.root_cert = Some(roots);
+    config.connect_timeout = Some(Duration::from_secs(10));
+    // Watches are long; they are bounded by their own timeoutSeconds.
+    config.read_timeout = None;
+    config.auth_info = match credentials {
+        Credentials::Certificate { chain_pem, key_pem } => AuthInfo {
+            client_certificate_data: Some(base64::engine::general_purpose::STANDARD.encode(chain_pem)),
+            client_key_data: Some(base64::engine::general_purpose::STANDARD.encode(key_pem).into()),
+            ..AuthInfo::default()
+        },
+        Credentials::Token(token) => AuthInfo { token: Some(token.into()), ..AuthInfo::default() },
+    };
+    Client::try_from(config)
+}
+
+/// The DER bytes of each certificate in a PEM text.
+fn pem_blocks(pem: &str) -> Vec<Vec<u8>> {
+    let mut blocks = Vec::new();
+    let mut text: Option<String> = None;
+    for line in pem.lines().map(str::trim) {
+        match line {
+            "-----BEGIN CERTIFICATE-----" => text = Some(String::new()),
+            "-----END CERTIFICATE-----" => {
+                if let Some(Ok(der)) = text.take().map(|t| base64::engine::general_purpose::STANDARD.decode(t)) {
+                    blocks.push(der);
+                }
+            }
+            _ => {
+                if let Some(text) = &mut text {
+                    text.push_str(line);
+                }
+            }
+        }
+    }
+    blocks
+}
+
+/// A client from a kubeconfig file's text, with its current context.
+///
+/// # Errors
+/// When the kubeconfig cannot be read or used.
+pub async fn kubeconfig(yaml: &str) -> Result<Client, BoxError> {
+    let config = Config::from_custom_kubeconfig(Kubeconfig::from_yaml(yaml)?, &Default::default()).await?;
+    Ok(Client::try_from(config)?)
+}
