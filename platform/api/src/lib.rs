@@ -1,1 +1,5 @@
 //! pharos-api
+pub mod object;
+pub mod status;
+pub mod registry;
+pub mod schema;
