@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 mod builtin;
-pub use builtin::{definition, definition_for, definitions, description, Definition};
+pub use builtin::{Definition, Descriptions, definition, definition_for, definitions, description};
 
 /// A string that is constant for built-in kinds and owned for custom ones.
 pub type Str = Cow<'static, str>;
@@ -124,6 +124,16 @@ pub struct Schema {
 pub struct Property {
     /// The JSON name.
     pub name: Str,
+    /// The protobuf field number; 0 for none.
+    pub tag: u32,
+    /// The number of the embedded message the field is in; 0 for the message itself.
+    pub via: u32,
+    /// Always written in JSON, even if empty.
+    pub required: bool,
+    /// A zero is different from absence (a pointer in Go).
+    pub optional_zero: bool,
+    /// The declared default, as JSON text.
+    pub default: Option<&'static str>,
     /// What it holds.
     pub schema: Schema,
 }
@@ -202,10 +212,41 @@ impl Schema {
         }
     }
 
+    /// A row of the built-in tables.
+    #[allow(clippy::too_many_arguments, reason = "called by generated code only")]
+    pub(crate) const fn constant(
+        ty: Type,
+        format: &'static str,
+        list_type: ListType,
+        map_atomic: bool,
+        patch_merge: bool,
+        patch_retain_keys: bool,
+        properties: &'static [Property],
+        items: Option<Node>,
+        target: Option<&'static Definition>,
+        extra: Option<ExtraRef>,
+    ) -> Self {
+        Self {
+            ty,
+            format: Cow::Borrowed(format),
+            list_type,
+            map_atomic,
+            patch_merge,
+            patch_retain_keys,
+            nullable: false,
+            preserve_unknown_fields: false,
+            embedded_resource: false,
+            properties: Seq::Static(properties),
+            items,
+            target,
+            extra,
+        }
+    }
+
     /// The node that holds properties and items: the definition referred to, or the schema itself.
     pub fn shape(&self) -> &Schema {
         match self.target {
-            Some(definition) if self.ty != Type::SchemaOr => definition.schema.shape(),
+            Some(definition) => definition.schema.shape(),
             _ => self,
         }
     }
