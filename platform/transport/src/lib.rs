@@ -12,6 +12,7 @@
 mod body; // What is carried,
 mod handler; // who answers,
 mod front; // where it comes in;
+pub mod pki; // whose certificates those are.
 
 pub use body::{Body, BoxError, ReadError};
 pub use front::{Front, FrontConfig, FrontError, Limits, Tls};
