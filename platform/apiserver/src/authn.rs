@@ -1,0 +1,322 @@
+//! Authentication: who sends a request.
+//!
+//! In order: a client certificate of the cluster's CA; a bearer token, which is a ServiceAccount's ([`token`]) or a
+//! bootstrap token ([`bootstrap_token`]); else `system:anonymous`, whom only RBAC lets in somewhere. On top,
+//! `Impersonate-*` headers ([`impersonation`]). In-process callers bring their [`UserInfo`] along and never come here.
+//!
+//! Follows kube-apiserver 1.36 (`pkg/kubeapiserver/authenticator`, `pkg/serviceaccount`).
+
+mod cache;
+mod metrics;
+mod x509;
+pub mod bootstrap_token;
+pub mod impersonation;
+pub mod issuer;
+pub mod jws;
+pub mod token;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::HeaderMap;
+use pharos_telemetry::Clock;
+use rustls::pki_types::CertificateDer;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+pub use metrics::Metrics;
+
+use cache::Cache;
+use issuer::TokenIssuer;
+use x509::ClientCa;
+
+/// Everyone who authenticated.
+pub const ALL_AUTHENTICATED: &str = "system:authenticated";
+/// Everyone who did not.
+pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Who sends a request without credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
+/// The extra key that names the credential, for audit.
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
+/// A user, as `authentication.k8s.io/v1` UserInfo has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    /// The name that identifies the user.
+    pub username: String,
+    /// What tells users of one name apart over time, or empty.
+    pub uid: String,
+    /// The groups the user is in.
+    pub groups: Vec<String>,
+    /// What else the authenticator knows.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl UserInfo {
+    /// A user in these groups.
+    pub fn new(username: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        UserInfo {
+            username: username.into(),
+            groups: groups.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Who sends a request without credentials.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self::new(ANONYMOUS, [ALL_UNAUTHENTICATED])
+    }
+
+    /// A ServiceAccount.
+    #[must_use]
+    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        UserInfo {
+            username: service_account_username(namespace, name),
+            uid: uid.to_owned(),
+            groups: vec![
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{namespace}"),
+                ALL_AUTHENTICATED.into(),
+            ],
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// The user as the API writes it.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        let mut value = json!({"username": self.username});
+        if !self.uid.is_empty() {
+            value["uid"] = json!(self.uid);
+        }
+        if !self.groups.is_empty() {
+            value["groups"] = json!(self.groups);
+        }
+        if !self.extra.is_empty() {
+            value["extra"] = json!(self.extra);
+        }
+        value
+    }
+}
+
+/// The user name of a ServiceAccount.
+#[must_use]
+pub fn service_account_username(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
+}
+
+/// The namespace and name in a ServiceAccount's user name.
+#[must_use]
+pub fn split_service_account_username(username: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = username.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
+}
+
+/// The live objects tokens are bound to.
+pub trait Objects: Send + Sync {
+    /// The present state of an object, read from memory; `namespace` is empty for cluster scope.
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
+}
+
+/// Why a request's credentials were not accepted. All become 401 with the message `Unauthorized`; the cause is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client certificate is not one of ours, or not valid now.
+    #[error("verify client certificate")]
+    Certificate(#[source] rustls::Error),
+    /// The client certificate cannot be read, or names nobody.
+    #[error("read client certificate: {0}")]
+    Subject(String),
+    /// The bearer token is nobody's, or no longer.
+    #[error("verify bearer token")]
+    Token(#[from] token::Error),
+    /// There are no credentials, and anonymous requests are off.
+    #[error("no credentials")]
+    NoCredentials,
+}
+
+/// Settings of the authenticator.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The certificates of the CAs whose client certificates are believed, DER. None: no client certificate is.
+    pub client_ca: Vec<CertificateDer<'static>>,
+    /// Whether requests without credentials go on as `system:anonymous`. Default true, as upstream.
+    pub anonymous: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { client_ca: Vec::new(), anonymous: true }
+    }
+}
+
+/// Tells who sends a request. Cheap to clone.
+#[derive(Clone)]
+pub struct Authenticator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    anonymous: bool,
+    ca: Option<ClientCa>,
+    issuer: Arc<TokenIssuer>,
+    objects: Arc<dyn Objects>,
+    cache: Cache,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Authenticator {
+    /// An authenticator for these CAs and this issuer's tokens.
+    ///
+    /// # Errors
+    ///
+    /// When a CA certificate cannot be used.
+    pub fn new(config: Config, issuer: Arc<TokenIssuer>, objects: Arc<dyn Objects>, clock: Clock, metrics: Metrics) -> Result<Self, Error> {
+        let ca = match config.client_ca.as_slice() {
+            [] => None,
+            certificates => Some(ClientCa::new(certificates)?),
+        };
+        let shared = Shared { anonymous: config.anonymous, ca, issuer, objects, cache: Cache::default(), clock, metrics };
+        Ok(Authenticator { shared: Arc::new(shared) })
+    }
+
+    /// Tells who sends a request with these headers over a connection on which the client showed this certificate
+    /// chain, its own first. Impersonation is a second step: [`impersonation::Request`].
+    ///
+    /// # Errors
+    ///
+    /// When credentials were sent and are not good: the answer is 401, never anonymous.
+    pub fn authenticate(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Arc<UserInfo>, Error> {
+        let start = Instant::now();
+        let result = self.identify(headers, certificates);
+        self.shared.metrics.authenticated(result.as_deref(), start.elapsed());
+        result
+    }
+
+    fn identify(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Arc<UserInfo>, Error> {
+        let Shared { ca, cache, clock, .. } = &*self.shared;
+        let now = clock.now();
+        // A certificate that is not ours is no credential, unless there is no other: upstream tries the token too.
+        let mut refused = None;
+        if let (Some(ca), [_, ..]) = (ca, certificates) {
+            match cache.get_or_verify(certificates[0].as_ref(), now, || ca.verify(certificates, now)) {
+                Ok(user) => return Ok(user),
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(token) = bearer_token(headers) {
+            return self.token(&token).map_err(Error::from);
+        }
+        match refused {
+            Some(error) => Err(error),
+            None if self.shared.anonymous => Ok(Arc::new(UserInfo::anonymous())),
+            None => Err(Error::NoCredentials),
+        }
+    }
+
+    /// Tells whose a bearer token for this API server is.
+    ///
+    /// # Errors
+    ///
+    /// When it is nobody's, or no longer.
+    pub fn token(&self, token: &str) -> Result<Arc<UserInfo>, token::Error> {
+        let Shared { cache, clock, metrics, .. } = &*self.shared;
+        let now = clock.now();
+        if let Some(user) = cache.get(token.as_bytes(), now) {
+            metrics.token_cache("hit");
+            return Ok(user);
+        }
+        metrics.token_cache("miss");
+        let verified = self.verify_token(token, self.shared.issuer.api_audiences())?;
+        Ok(cache.put(token.as_bytes(), now, verified))
+    }
+
+    /// Verifies a token for any of these audiences, past the cache.
+    fn verify_token(&self, token: &str, audiences: &[String]) -> Result<Verified, token::Error> {
+        let Shared { issuer, objects, clock, metrics, .. } = &*self.shared;
+        if bootstrap_token::looks_like_one(token) {
+            // Bootstrap tokens know no audiences, so they are the API server's alone.
+            if !audiences.iter().any(|audience| issuer.api_audiences().contains(audience)) {
+                return Err(token::Error::Audience { audiences: Vec::new() });
+            }
+            return bootstrap_token::verify(token, &**objects, clock.now());
+        }
+        token::verify(token, audiences, issuer, &**objects, clock.now(), metrics)
+    }
+
+    /// Fills in the status of a `TokenReview`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no token to review, with the message for a 422.
+    pub fn review_token(&self, review: &Value) -> Result<Value, String> {
+        let token = review["spec"]["token"].as_str().unwrap_or_default();
+        if token.is_empty() {
+            return Err("spec.token: Required value: token is required for TokenReview in authentication".into());
+        }
+        let wanted = crate::authz::rules::strings(&review["spec"]["audiences"]);
+        let audiences = if wanted.is_empty() { self.shared.issuer.api_audiences() } else { &wanted };
+        let mut reviewed = review.clone();
+        reviewed["status"] = match self.verify_token(token, audiences) {
+            Ok(verified) => {
+                let mut status = json!({"authenticated": true, "user": verified.user.to_value()});
+                let good: Vec<&String> = match &verified.audiences {
+                    Some(granted) => audiences.iter().filter(|audience| granted.contains(audience)).collect(),
+                    None => audiences.iter().collect(),
+                };
+                status["audiences"] = json!(good);
+                status
+            }
+            Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
+        };
+        Ok(reviewed)
+    }
+
+    /// The answer to a `SelfSubjectReview`: who the API server thinks the caller is.
+    #[must_use]
+    pub fn review_self(review: &Value, user: &UserInfo) -> Value {
+        let mut reviewed = review.clone();
+        reviewed["status"] = json!({"userInfo": user.to_value()});
+        reviewed
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
+    }
+}
+
+/// What a verified credential proves.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// Whose it is.
+    pub user: UserInfo,
+    /// Which of the asked audiences it is for; `None` when the credential knows no audiences.
+    pub audiences: Option<Vec<String>>,
+    /// From when on it must not be believed, in Unix seconds.
+    pub expires: Option<i64>,
+}
+
+/// The bearer token in `Authorization`, or in the WebSocket subprotocol browsers have to use instead.
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    use base64::Engine as _;
+    if let Some(value) = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        let (scheme, token) = value.trim().split_once(' ')?;
+        let token = token.trim();
+        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
+    }
+    headers
+        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))
+        .and_then(|encoded| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok())
+        .and_then(|token| String::from_utf8(token).ok())
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests;
