@@ -126,8 +126,7 @@ impl Status {
 
     /// 404: no such path or resource.
     pub fn unknown_path() -> Self {
-        Self::failure(404, reason::NOT_FOUND, "the server could not find the requested resource")
-            .with_details(Details::default())
+        Self::failure(404, reason::NOT_FOUND, "the server could not find the requested resource").with_details(Details::default())
     }
 
     /// 409: an object of that name exists.
@@ -258,8 +257,7 @@ impl Status {
 
     /// 429: too many requests, or an eviction that a budget forbids for now.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::failure(429, reason::TOO_MANY_REQUESTS, message)
-            .with_details(Details { retry_after_seconds, ..Details::default() })
+        Self::failure(429, reason::TOO_MANY_REQUESTS, message).with_details(Details { retry_after_seconds, ..Details::default() })
     }
 
     /// 500: something broke. The text must be fit for the client.
