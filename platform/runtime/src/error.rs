@@ -88,31 +88,16 @@ impl Error {
         text
     }
 
-    pub(crate) fn internal(
-        context: impl Into<String>,
-        source: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        Self::Internal {
-            context: context.into(),
-            source: source.into(),
-        }
+    pub(crate) fn internal(context: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Internal { context: context.into(), source: source.into() }
     }
 
-    pub(crate) fn unavailable(
-        context: impl Into<String>,
-        source: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        Self::Unavailable {
-            context: context.into(),
-            source: source.into(),
-        }
+    pub(crate) fn unavailable(context: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Unavailable { context: context.into(), source: source.into() }
     }
 
     pub(crate) fn not_found(what: &'static str, id: impl Into<String>) -> Self {
-        Self::NotFound {
-            what,
-            id: id.into(),
-        }
+        Self::NotFound { what, id: id.into() }
     }
 }
 

@@ -4,6 +4,8 @@
 //! and nothing of the API server; networks are attached by others to the namespace a sandbox gives.
 
 mod error; // What can go wrong,
+mod cgroup; // Control groups;
+pub mod image; // images;
 mod runtime; // the trait,
 pub mod types; // and its messages.
 

@@ -8,10 +8,9 @@ use futures::stream::BoxStream;
 
 use crate::Result;
 use crate::types::{
-    ContainerConfig, ContainerEvent, ContainerFilter, ContainerStats, ContainerStatus, ExecRequest,
-    ExecSyncResponse, Image, ImageFsInfo, ImageSpec, LinuxContainerResources, PodSandbox,
-    PodSandboxConfig, PodSandboxFilter, PodSandboxStats, PodSandboxStatus, RegistryAuth,
-    RuntimeCondition, Streams, Version,
+    ContainerConfig, ContainerEvent, ContainerFilter, ContainerStats, ContainerStatus, ExecRequest, ExecSyncResponse, Image,
+    ImageFsInfo, ImageSpec, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStats,
+    PodSandboxStatus, RegistryAuth, RuntimeCondition, Streams, Version,
 };
 
 /// Runs pods' sandboxes and containers and keeps images: CRI v1's `RuntimeService` and `ImageService` as one trait.
@@ -54,11 +53,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) for the sandbox or image; [`InvalidArgument`](crate::Error::InvalidArgument) and
     /// [`Unsupported`](crate::Error::Unsupported) for what can't work.
-    async fn create_container(
-        &self,
-        pod_sandbox_id: &str,
-        config: &ContainerConfig,
-    ) -> Result<String>;
+    async fn create_container(&self, pod_sandbox_id: &str, config: &ContainerConfig) -> Result<String>;
 
     /// Starts a created container.
     async fn start_container(&self, id: &str) -> Result<()>;
@@ -76,18 +71,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn list_containers(&self, filter: &ContainerFilter) -> Result<Vec<ContainerStatus>>;
 
     /// Changes the limits of a created or running container; zero and empty fields stay as they are.
-    async fn update_container_resources(
-        &self,
-        id: &str,
-        resources: &LinuxContainerResources,
-    ) -> Result<()>;
+    async fn update_container_resources(&self, id: &str, resources: &LinuxContainerResources) -> Result<()>;
 
     /// Changes the limits of the pod's cgroup.
-    async fn update_pod_sandbox_resources(
-        &self,
-        id: &str,
-        resources: &LinuxContainerResources,
-    ) -> Result<()>;
+    async fn update_pod_sandbox_resources(&self, id: &str, resources: &LinuxContainerResources) -> Result<()>;
 
     /// Makes the log writer open its file anew, after someone else moved it away.
     async fn reopen_container_log(&self, id: &str) -> Result<()>;
@@ -100,12 +87,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`DeadlineExceeded`](crate::Error::DeadlineExceeded) at `timeout`; zero means none.
-    async fn exec_sync(
-        &self,
-        container_id: &str,
-        cmd: &[String],
-        timeout: Duration,
-    ) -> Result<ExecSyncResponse>;
+    async fn exec_sync(&self, container_id: &str, cmd: &[String], timeout: Duration) -> Result<ExecSyncResponse>;
 
     /// Connects to a running container's own streams, from now on; ends with the container, or when both `streams.stdout`
     /// and `streams.stderr` refuse writes.
@@ -121,10 +103,7 @@ pub trait Runtime: Send + Sync + 'static {
     async fn pod_sandbox_stats(&self, id: &str) -> Result<PodSandboxStats>;
 
     /// What the ready pods have used.
-    async fn list_pod_sandbox_stats(
-        &self,
-        filter: &PodSandboxFilter,
-    ) -> Result<Vec<PodSandboxStats>>;
+    async fn list_pod_sandbox_stats(&self, filter: &PodSandboxFilter) -> Result<Vec<PodSandboxStats>>;
 
     /// What happens from now on. Never ends while the runtime lives; a slow reader gets
     /// [`Lagged`](crate::types::ContainerEventKind::Lagged) and must list again.

@@ -67,12 +67,7 @@ pub struct NamespaceOption {
 
 impl Default for NamespaceOption {
     fn default() -> Self {
-        Self {
-            network: NamespaceMode::Pod,
-            pid: NamespaceMode::Container,
-            ipc: NamespaceMode::Pod,
-            target_id: String::new(),
-        }
+        Self { network: NamespaceMode::Pod, pid: NamespaceMode::Container, ipc: NamespaceMode::Pod, target_id: String::new() }
     }
 }
 
@@ -278,9 +273,7 @@ pub struct ImageSpec {
 
 impl From<&str> for ImageSpec {
     fn from(image: &str) -> Self {
-        Self {
-            image: image.to_owned(),
-        }
+        Self { image: image.to_owned() }
     }
 }
 
@@ -395,13 +388,7 @@ pub const DEFAULT_MASKED_PATHS: &[&str] = &[
 ];
 
 /// What Kubernetes makes read only with the `Default` proc mount.
-pub const DEFAULT_READONLY_PATHS: &[&str] = &[
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+pub const DEFAULT_READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// How `supplemental_groups` and the image's `/etc/group` combine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -483,10 +470,7 @@ pub struct LogRotation {
 
 impl Default for LogRotation {
     fn default() -> Self {
-        Self {
-            max_size_bytes: 10 << 20,
-            max_files: 5,
-        }
+        Self { max_size_bytes: 10 << 20, max_files: 5 }
     }
 }
 

@@ -1,0 +1,16 @@
+//! Images: names, the store, archives, registries, and an archive writer.
+//!
+//! Everything here but [`pull`] is plain blocking file I/O; callers run it on blocking threads.
+
+pub mod build;
+pub mod reference;
+pub(crate) mod archive;
+pub(crate) mod config;
+pub(crate) mod mount;
+pub(crate) mod pull;
+pub(crate) mod store;
+pub(crate) mod unpack;
+pub(crate) mod user;
+
+pub use build::{BuildFile, BuildImage, build};
+pub use reference::Reference;
