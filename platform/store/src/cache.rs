@@ -287,22 +287,28 @@ impl Cache {
     ///
     /// [`Error::FutureRevision`], and [`Error::Compacted`] for an exact revision that is gone.
     pub async fn list(&self, options: &ListOptions) -> Result<List> {
-        let mut list = self.list_matching(options, |_| true).await?;
-        list.remaining.get_or_insert(0);
-        Ok(list)
+        let snapshot = self.snapshot_for(options).await?;
+        let list = snapshot.list(options, |_| true);
+        let rest = list.next.as_deref().map_or(0, |next| snapshot.iter(&options.scope, Some(next)).count());
+        Ok(List { remaining: Some(rest), ..list })
     }
 
-    /// A page of the objects `filter` accepts. Without a limit nothing is left, so nothing is counted.
+    /// A page of the objects `filter` accepts. How many more there are is not counted.
     ///
     /// # Errors
     ///
     /// As for [`list`](Cache::list).
     pub async fn list_matching(&self, options: &ListOptions, filter: impl Fn(&Object) -> bool + Send) -> Result<List> {
+        let list = self.snapshot_for(options).await?.list(options, filter);
+        Ok(List { remaining: None, ..list })
+    }
+
+    async fn snapshot_for(&self, options: &ListOptions) -> Result<Snapshot> {
         self.wait(options.at_least.max(options.exact.unwrap_or(0))).await?;
         let snapshot = self.snapshot();
         match options.exact {
-            Some(revision) if revision != snapshot.revision => self.at(revision, options).await?.list(options, filter),
-            _ => snapshot.list(options, filter),
+            Some(revision) if revision != snapshot.revision => self.at(revision, options).await,
+            _ => Ok(snapshot),
         }
     }
 
@@ -364,11 +370,7 @@ impl Snapshot {
     }
 
     /// The objects of a scope in key order, with their keys.
-    pub fn iter<'a>(
-        &'a self,
-        scope: &'a Scope,
-        start: Option<&str>,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Object>)> {
+    pub fn iter<'a>(&'a self, scope: &'a Scope, start: Option<&str>) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Object>)> {
         let prefix = scope.key_prefix(&self.prefix);
         let start = start.filter(|start| **start > *prefix).unwrap_or(&prefix).to_owned();
         let trigger = self.trigger.as_deref();
@@ -379,13 +381,12 @@ impl Snapshot {
             .filter(move |(key, object)| scope.holds(&prefix, trigger, key, object))
     }
 
-    fn list(&self, options: &ListOptions, filter: impl Fn(&Object) -> bool) -> Result<List> {
+    fn list(&self, options: &ListOptions, filter: impl Fn(&Object) -> bool) -> List {
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         let mut matching = self.iter(&options.scope, options.start.as_deref()).filter(|(_, object)| filter(object));
         let objects: Vec<_> = matching.by_ref().take(limit).map(|(_, object)| object.clone()).collect();
         let next = if objects.len() < limit { None } else { matching.next().map(|(key, _)| key.to_string()) };
-        let remaining = next.is_some().then(|| 1 + matching.count());
-        Ok(List { revision: self.revision, objects, next, remaining })
+        List { revision: self.revision, objects, next, remaining: None }
     }
 }
 

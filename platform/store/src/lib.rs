@@ -13,7 +13,9 @@
 mod error; // What can go wrong,
 mod metrics; // and be measured;
 mod model; // what is said,
+mod embedded; // the engine,
 mod cache; // what lists and watches are served from,
+mod maintenance; // and what keeps it small.
 
 use std::sync::Arc;
 
@@ -22,11 +24,13 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 pub use cache::{Cache, CacheConfig, Item, List, ListOptions, Scope, Snapshot, Start, Subscription, WatchEvent};
+pub use embedded::{Config, Embedded};
 pub use error::{Error, Result};
+pub use maintenance::Maintenance;
 pub use metrics::{CacheMetrics, Metrics};
 pub use model::{Batch, Change, Commit, Entry, Event, EventType, Expect, Op, Page, Range, Revision, Value};
 
-/// Where objects live. Object-safe; implementations pass [`conformance`].
+/// Where objects live. Object-safe; implementations pass the suite in `tests/conformance`.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Does all of `ops` at one new revision, or none. Returns once they are durable and in every attached cache.

@@ -87,7 +87,10 @@ impl Metrics {
             )?,
             log_bytes: gauge("pharos_store_log_bytes", "Size of the commit log's segments.")?,
             db_bytes: gauge("pharos_store_snapshot_bytes", "Size of the snapshot.")?,
-            size_bytes: gauge("apiserver_storage_size_bytes", "Size of the storage database file physically allocated in bytes.")?,
+            size_bytes: gauge(
+                "apiserver_storage_size_bytes",
+                "Size of the storage database file physically allocated in bytes.",
+            )?,
             keys: gauge("pharos_store_keys", "Live keys.")?,
             value_bytes: gauge("pharos_store_value_bytes", "Bytes of live values.")?,
             history_events: gauge("pharos_store_history_events", "Events kept since the last compaction.")?,
@@ -126,10 +129,7 @@ impl CacheMetrics {
                 "apiserver_terminated_watchers_total",
                 "Counter of watchers closed due to unresponsiveness broken by resource type.",
             )?,
-            objects: gauge(
-                "apiserver_resource_objects",
-                "Number of stored objects at the time of last check split by kind.",
-            )?,
+            objects: gauge("apiserver_resource_objects", "Number of stored objects at the time of last check split by kind.")?,
             capacity: gauge("apiserver_watch_cache_capacity", "Total capacity of watch cache broken by resource type.")?,
         })
     }
