@@ -12,7 +12,12 @@
 mod body; // What is carried,
 mod handler; // who answers,
 mod front; // where it comes in;
-pub mod pki; // whose certificates those are.
+pub mod pki; // whose certificates those are;
+pub mod spdy; // then what a connection can be upgraded to,
+pub mod websocket;
+pub mod remote_command; // and what runs over that,
+pub mod port_forward;
+pub mod proxy; // or elsewhere.
 
 pub use body::{Body, BoxError, ReadError};
 pub use front::{Front, FrontConfig, FrontError, Limits, Tls};
