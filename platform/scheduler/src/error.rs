@@ -1,0 +1,26 @@
+/// Why a pod could not be bound. Retried after a back-off, as every failed attempt is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or did not answer.
+    #[error("bind pod {pod} to {node}")]
+    Bind {
+        /// The pod.
+        pod: pharos_client::Key,
+        /// The node that was chosen.
+        node: String,
+        /// What the API server said.
+        #[source]
+        source: kube::Error,
+    },
+    /// The API server took too long; the binding may or may not have happened, the watch will tell.
+    #[error("bind pod {pod} to {node}: no answer in time")]
+    Deadline {
+        /// The pod.
+        pod: pharos_client::Key,
+        /// The node that was chosen.
+        node: String,
+    },
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

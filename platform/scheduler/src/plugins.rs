@@ -1,0 +1,127 @@
+//! The plugins: each says of one concern whether a node will do (filter) and how well (score).
+//!
+//! A plugin is one file here, and one line in [`Plugins::default`]. Names, weights, order and texts are upstream's
+//! (`pkg/scheduler/apis/config/v1/default_plugins.go`).
+
+mod node_unschedulable;
+mod node_name;
+mod taint_toleration;
+mod node_affinity;
+mod node_ports;
+mod node_resources_fit;
+mod node_resources_balanced_allocation;
+mod volume_binding;
+mod dynamic_resources;
+mod pod_topology_spread;
+mod inter_pod_affinity;
+
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use pharos_client::Informer;
+
+use crate::{node_info::NodeInfo, pod_info::PodInfo};
+
+/// The highest score a node can get from one plugin.
+const MAX_SCORE: i64 = 100;
+
+/// The cluster as one decision sees it.
+pub(crate) struct Snapshot<'a> {
+    pub(crate) nodes: &'a [&'a NodeInfo],
+    /// Whether any placed pod has affinity that a new pod must be held against.
+    pub(crate) has_affinity: bool,
+    pub(crate) namespaces: &'a Informer<Namespace>,
+    pub(crate) claims: &'a Informer<PersistentVolumeClaim>,
+    pub(crate) volumes: &'a Informer<PersistentVolume>,
+}
+
+/// What plugins found out about the pod once, before they look at nodes (upstream's `CycleState`).
+pub(crate) struct Prepared {
+    volumes: volume_binding::Prepared,
+    spread: pod_topology_spread::Prepared,
+    affinity: inter_pod_affinity::Prepared,
+}
+
+type Reasons = Vec<String>;
+
+/// A filter: says why a node will not do.
+type Filter = fn(&Prepared, &PodInfo, &NodeInfo) -> Result<(), Reasons>;
+/// A score of every node, each from 0 to [`MAX_SCORE`].
+type Score = fn(&Prepared, &PodInfo, &[&NodeInfo]) -> Vec<i64>;
+
+/// The plugins that take part, in order.
+pub(crate) struct Plugins {
+    filters: Vec<(&'static str, Filter)>,
+    scores: Vec<(i64, Score)>,
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Self {
+            filters: vec![
+                ("NodeUnschedulable", node_unschedulable::filter),
+                ("NodeName", node_name::filter),
+                ("TaintToleration", taint_toleration::filter),
+                ("NodeAffinity", node_affinity::filter),
+                ("NodePorts", node_ports::filter),
+                ("NodeResourcesFit", node_resources_fit::filter),
+                ("VolumeBinding", volume_binding::filter),
+                ("PodTopologySpread", pod_topology_spread::filter),
+                ("InterPodAffinity", inter_pod_affinity::filter),
+            ],
+            scores: vec![
+                (3, taint_toleration::score),
+                (2, node_affinity::score),
+                (2, pod_topology_spread::score),
+                (2, inter_pod_affinity::score),
+                (1, node_resources_fit::score),
+                (1, node_resources_balanced_allocation::score),
+            ],
+        }
+    }
+}
+
+impl Plugins {
+    /// Looks at the pod once.
+    ///
+    /// # Errors
+    /// The plugin and the reason, if no node can do whatever it is like.
+    pub(crate) fn prepare(&self, snapshot: &Snapshot<'_>, pod: &PodInfo) -> Result<Prepared, (&'static str, String)> {
+        dynamic_resources::prepare(pod).map_err(|reason| ("DynamicResources", reason))?;
+        Ok(Prepared {
+            volumes: volume_binding::prepare(snapshot, pod).map_err(|reason| ("VolumeBinding", reason))?,
+            spread: pod_topology_spread::prepare(snapshot, pod),
+            affinity: inter_pod_affinity::prepare(snapshot, pod),
+        })
+    }
+
+    /// Whether a node will do; if not, the first plugin that refuses it, and why.
+    pub(crate) fn filter(&self, prepared: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), (&'static str, Reasons)> {
+        self.filters.iter().try_for_each(|(name, filter)| filter(prepared, pod, node).map_err(|reasons| (*name, reasons)))
+    }
+
+    /// The weighted sum of all scores of each node.
+    pub(crate) fn score(&self, prepared: &Prepared, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
+        let mut sums = vec![0; nodes.len()];
+        if nodes.len() > 1 {
+            for (weight, score) in &self.scores {
+                for (sum, score) in sums.iter_mut().zip(score(prepared, pod, nodes)) {
+                    *sum += weight * score;
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Stretches raw scores so that the highest becomes [`MAX_SCORE`]; `reverse` turns them around, for counts of what is bad.
+/// Follows `DefaultNormalizeScore`.
+fn normalize(raw: &[i64], reverse: bool) -> Vec<i64> {
+    let highest = raw.iter().copied().max().unwrap_or_default();
+    raw.iter()
+        .map(|score| match (highest, reverse) {
+            (0, true) => MAX_SCORE,
+            (0, false) => 0,
+            (_, true) => MAX_SCORE - score * MAX_SCORE / highest,
+            (_, false) => score * MAX_SCORE / highest,
+        })
+        .collect()
+}

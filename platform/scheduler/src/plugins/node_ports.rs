@@ -1,0 +1,11 @@
+//! `NodePorts`: a port of a node belongs to one pod.
+
+use super::{Prepared, Reasons};
+use crate::{node_info::NodeInfo, pod_info::PodInfo};
+
+pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
+    if pod.host_ports.iter().any(|port| node.has_port(port)) {
+        return Err(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! One run of the scheduler: everything it knows, owned by one task.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+    runtime::watcher,
+};
+use pharos_client::{Informer, Key, Recorder, is_conflict, is_not_found};
+use pharos_telemetry::Ctx;
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tracing::Instrument as _;
+
+use crate::{
+    Error, Scheduler,
+    cache::Cache,
+    cycle::{self, Outcome},
+    inbox::{Changes, Inbox},
+    metrics::Metrics,
+    plugins::{Plugins, Snapshot},
+    pod_info::PodInfo,
+    queue::{Attempt, Queue},
+};
+
+/// Bindings on their way at once; a further decision waits for one of them.
+const BINDINGS: usize = 256;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) struct State {
+    client: Client,
+    metrics: Metrics,
+    recorder: Recorder,
+    plugins: Plugins,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    inbox: Inbox,
+    cache: Cache,
+    queue: Queue,
+    /// UIDs by key, to know a pod that was deleted and made anew under its old name.
+    known: HashMap<Key, String>,
+    /// Bindings and condition writes on their way.
+    writes: JoinSet<Option<Bound>>,
+    slots: Arc<Semaphore>,
+    start: usize,
+}
+
+/// What the scheduler's task waits for.
+pub(crate) enum Event {
+    /// Objects changed.
+    Changed(Changes),
+    /// A write came to its end; a binding says how.
+    Written(Option<Bound>),
+    /// A pod is to be tried.
+    Try,
+}
+
+/// The end of a binding.
+pub(crate) struct Bound {
+    pod: Arc<PodInfo>,
+    node: String,
+    attempts: u32,
+    since: Instant,
+    began: Instant,
+    outcome: Result<(), Error>,
+}
+
+impl State {
+    /// Lists everything. `None` if the component was stopped before that was done.
+    pub(crate) async fn sync(client: &Client, metrics: &Metrics, ctx: &Ctx) -> Option<Self> {
+        let inbox = Inbox::default();
+        let pods = Informer::start(ctx, Api::<Pod>::all(client.clone()), watcher::Config::default());
+        let nodes = Informer::start(ctx, Api::<Node>::all(client.clone()), watcher::Config::default());
+        let namespaces = Informer::start(ctx, Api::<Namespace>::all(client.clone()), watcher::Config::default());
+        let claims = Informer::start(ctx, Api::<PersistentVolumeClaim>::all(client.clone()), watcher::Config::default());
+        let volumes = Informer::start(ctx, Api::<PersistentVolume>::all(client.clone()), watcher::Config::default());
+        let put = inbox.clone();
+        pods.on_event(move |event| {
+            let key = Key::of(&**event.object());
+            put.put(|changes| _ = changes.pods.insert(key));
+        });
+        let put = inbox.clone();
+        nodes.on_event(move |event| {
+            let name = event.object().metadata.name.clone().unwrap_or_default();
+            put.put(|changes| _ = changes.nodes.insert(name));
+        });
+        let put = inbox.clone();
+        claims.on_event(move |_| put.put(|changes| changes.volumes = true));
+        let put = inbox.clone();
+        volumes.on_event(move |_| put.put(|changes| changes.volumes = true));
+        tokio::select! {
+            () = ctx.stopped() => return None,
+            () = async {
+                pods.synced().await;
+                nodes.synced().await;
+                namespaces.synced().await;
+                claims.synced().await;
+                volumes.synced().await;
+            } => {}
+        }
+        Some(Self {
+            recorder: Recorder::start(ctx, client.clone(), Scheduler::SCHEDULER_NAME, None),
+            client: client.clone(),
+            queue: Queue::new(metrics.clone()),
+            metrics: metrics.clone(),
+            plugins: Plugins::default(),
+            pods,
+            nodes,
+            namespaces,
+            claims,
+            volumes,
+            inbox,
+            cache: Cache::default(),
+            known: HashMap::new(),
+            writes: JoinSet::new(),
+            slots: Arc::new(Semaphore::new(BINDINGS)),
+            start: 0,
+        })
+    }
+
+    /// Waits for what is next. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Event {
+        let wake = self.queue.next_wake();
+        let may_try = self.queue.has_active() && self.slots.available_permits() > 0;
+        tokio::select! {
+            biased; // News first: a decision should know them.
+            changes = self.inbox.take() => Event::Changed(changes),
+            Some(written) = self.writes.join_next() => Event::Written(written.ok().flatten()),
+            () = std::future::ready(()), if may_try => Event::Try,
+            () = sleep_until(wake) => Event::Try,
+        }
+    }
+
+    pub(crate) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Changed(changes) => self.note(changes),
+            Event::Written(bound) => {
+                if let Some(bound) = bound {
+                    self.bound(bound);
+                }
+            }
+            Event::Try => {
+                if self.slots.available_permits() > 0
+                    && let Some(attempt) = self.queue.take()
+                {
+                    self.attempt(attempt);
+                }
+            }
+        }
+        let (nodes, pods, assumed) = self.cache.size();
+        for (kind, count) in [("nodes", nodes), ("pods", pods), ("assumed_pods", assumed)] {
+            self.metrics.cache_size.with_label_values(&[kind]).set(count as i64);
+        }
+    }
+
+    /// Lets the bindings on their way come to their end.
+    pub(crate) async fn drain(mut self) {
+        while self.writes.join_next().await.is_some() {}
+    }
+
+    fn note(&mut self, changes: Changes) {
+        let node_changed = !changes.nodes.is_empty();
+        for name in changes.nodes {
+            self.cache.set_node(&name, self.nodes.get(&Key::cluster(name.as_str())));
+        }
+        if node_changed {
+            self.queue.move_all("NodeUpdate");
+        }
+        if changes.volumes {
+            self.queue.move_all("PvcUpdate");
+        }
+        for key in changes.pods {
+            self.note_pod(&key);
+        }
+    }
+
+    fn note_pod(&mut self, key: &Key) {
+        let now = self.pods.get(key).map(|pod| Arc::new(PodInfo::new(pod)));
+        if let Some(uid) = self.known.get(key).cloned()
+            && now.as_ref().is_none_or(|info| info.uid != uid)
+        {
+            self.known.remove(key);
+            self.queue.remove(key);
+            if self.cache.forget(&uid) {
+                self.queue.move_all("AssignedPodDelete");
+            }
+        }
+        let Some(info) = now else { return };
+        self.known.insert(key.clone(), info.uid.clone());
+        if info.is_terminal() {
+            self.queue.remove(key);
+            if self.cache.forget(&info.uid) {
+                self.queue.move_all("AssignedPodDelete");
+            }
+        } else if let Some(node) = info.node_name().map(str::to_owned) {
+            self.queue.remove(key);
+            self.cache.place(info, &node, false);
+            if self.plugins_care_for_placed_pods() {
+                self.queue.move_all("AssignedPodAdd");
+            }
+        } else if self.is_responsible(&info) && info.pod.metadata.deletion_timestamp.is_none() {
+            if !self.cache.is_assumed(&info.uid) {
+                self.queue.put(info);
+            }
+        } else {
+            self.queue.remove(key);
+        }
+    }
+
+    /// A pod that arrives on a node makes room for nothing but pods with affinity to it.
+    fn plugins_care_for_placed_pods(&self) -> bool {
+        self.cache.has_affinity() || self.queue.any_with_affinity()
+    }
+
+    fn is_responsible(&self, info: &PodInfo) -> bool {
+        let name = info.spec().and_then(|s| s.scheduler_name.as_deref()).filter(|n| !n.is_empty());
+        name.is_none_or(|name| name == Scheduler::SCHEDULER_NAME)
+    }
+
+    /// One attempt: a decision, and what follows from it.
+    fn attempt(&mut self, attempt: Attempt) {
+        let began = Instant::now();
+        let outcome = {
+            let nodes = self.cache.nodes();
+            let snapshot = Snapshot {
+                nodes: &nodes,
+                has_affinity: self.cache.has_affinity(),
+                namespaces: &self.namespaces,
+                claims: &self.claims,
+                volumes: &self.volumes,
+            };
+            cycle::decide(&self.plugins, &snapshot, &attempt.pod, &mut self.start)
+        };
+        self.metrics.algorithm_duration.observe(began.elapsed().as_secs_f64());
+        match outcome {
+            Outcome::Node(node) => self.bind(attempt, node, began),
+            Outcome::Unschedulable { message, plugins } => {
+                for plugin in plugins {
+                    self.metrics.unschedulable.with_label_values(&[plugin, Scheduler::SCHEDULER_NAME]).inc();
+                }
+                self.count_attempt("unschedulable", began);
+                self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, true);
+                self.fail(&attempt.pod, "Unschedulable", message);
+            }
+        }
+    }
+
+    /// Counts the pod on its node at once, and tells the API server meanwhile.
+    fn bind(&mut self, attempt: Attempt, node: String, began: Instant) {
+        let Attempt { pod, attempts, since } = attempt;
+        self.cache.place(pod.clone(), &node, true);
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+            // `next` makes sure that there is one.
+            self.cache.forget(&pod.uid);
+            return self.queue.put_back(&pod.key, &pod.uid, false);
+        };
+        let client = self.client.clone();
+        let span = tracing::info_span!("bind", namespace = %pod.key.namespace, pod = %pod.key.name, node);
+        self.writes.spawn(
+            async move {
+                let _slot = slot;
+                let outcome = tokio::time::timeout(DEADLINE, create_binding(&client, &pod, &node)).await;
+                let outcome = match outcome {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(source)) => Err(Error::Bind { pod: pod.key.clone(), node: node.clone(), source }),
+                    Err(_) => Err(Error::Deadline { pod: pod.key.clone(), node: node.clone() }),
+                };
+                Some(Bound { pod, node, attempts, since, began, outcome })
+            }
+            .instrument(span),
+        );
+    }
+
+    fn bound(&mut self, bound: Bound) {
+        let Bound { pod, node, attempts, since, began, outcome } = bound;
+        match outcome {
+            Ok(()) => {
+                self.count_attempt("scheduled", began);
+                self.metrics.attempts.observe(f64::from(attempts));
+                let label = if attempts > 15 { "16+".to_owned() } else { attempts.to_string() };
+                self.metrics.sli_duration.with_label_values(&[&label]).observe(since.elapsed().as_secs_f64());
+                self.queue.remove(&pod.key);
+                let text = format!("Successfully assigned {} to {node}", pod.key);
+                self.recorder.normal(&pod.regarding(), "Scheduled", text);
+            }
+            Err(error) => {
+                self.cache.forget(&pod.uid);
+                self.queue.move_all("ScheduleAttemptFailure");
+                self.count_attempt("error", began);
+                // Gone, or bound by somebody else: the watch tells, there is nothing to do.
+                if matches!(&error, Error::Bind { source, .. } if is_not_found(source) || is_conflict(source)) {
+                    tracing::debug!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding was refused");
+                } else {
+                    tracing::warn!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding failed");
+                }
+                self.queue.put_back(&pod.key, &pod.uid, false);
+            }
+        }
+    }
+
+    /// Tells users why the pod is pending.
+    fn fail(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String) {
+        self.recorder.warning(&pod.regarding(), "FailedScheduling", message.clone());
+        let told = pod.pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| {
+            c.type_ == "PodScheduled"
+                && c.status == "False"
+                && c.reason.as_deref() == Some(reason)
+                && c.message.as_deref() == Some(&message)
+        });
+        if told {
+            return;
+        }
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
+        let pod = pod.clone();
+        let patch = serde_json::json!({
+            // A pod of the same name that was made since must not be told this.
+            "metadata": {"uid": pod.uid},
+            "status": {"conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+                "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()),
+                "observedGeneration": pod.pod.metadata.generation,
+            }]},
+        });
+        let (slots, client_span) = (self.slots.clone(), tracing::info_span!("condition", pod = %pod.key));
+        self.writes.spawn(
+            async move {
+                let _slot = slots.acquire_owned().await;
+                let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+                let patched = api.patch_status(&pod.key.name, &params, &patch);
+                match tokio::time::timeout(DEADLINE, patched).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) if is_not_found(&error) || is_conflict(&error) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(pod = %pod.key, error = &error as &dyn std::error::Error, "condition was not written")
+                    }
+                    Err(_) => tracing::warn!(pod = %pod.key, error = "no answer in time", "condition was not written"),
+                }
+                None
+            }
+            .instrument(client_span),
+        );
+    }
+}
+
+async fn create_binding(client: &Client, pod: &PodInfo, node: &str) -> kube::Result<()> {
+    let body = serde_json::json!({
+        "apiVersion": "v1", "kind": "Binding",
+        "metadata": {"name": &*pod.key.name, "namespace": &*pod.key.namespace, "uid": pod.uid},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    });
+    let path = format!("/api/v1/namespaces/{}/pods/{}/binding", pod.key.namespace, pod.key.name);
+    let request = http::Request::post(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?)
+        .map_err(kube::Error::HttpError)?;
+    client.request::<serde_json::Value>(request).await.map(drop)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl State {
+    fn count_attempt(&self, result: &str, began: Instant) {
+        let labels = &[Scheduler::SCHEDULER_NAME, result];
+        self.metrics.schedule_attempts.with_label_values(labels).inc();
+        self.metrics.attempt_duration.with_label_values(labels).observe(began.elapsed().as_secs_f64());
+    }
+}
