@@ -319,4 +319,4 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

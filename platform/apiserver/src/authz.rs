@@ -288,4 +288,4 @@ impl std::fmt::Debug for Authorizer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -281,7 +281,7 @@ impl Bindings {
 }
 
 /// Whether a `metav1.LabelSelector` object selects these labels; an empty one selects everything.
-pub(super) fn selector_matches(selector: &Value, labels: &BTreeMap<String, String>) -> bool {
+pub(crate) fn selector_matches(selector: &Value, labels: &BTreeMap<String, String>) -> bool {
     let exact = selector["matchLabels"].as_object().into_iter().flatten();
     for (key, value) in exact {
         if labels.get(key).map(String::as_str) != value.as_str() {
