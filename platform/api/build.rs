@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -55,6 +56,9 @@ fn main() -> Result<(), Error> {
     let list: Vec<String> = (0..kept.len()).map(|n| format!("&D{n}")).collect();
     writeln!(generator.out, "static DEFINITIONS: [&Definition; {}] = [{}];", kept.len(), list.join(", "))?;
 
+    let mut hasher = DefaultHasher::new();
+    (&generator.out, &generator.docs).hash(&mut hasher);
+    println!("cargo:rustc-env=PHAROS_TABLES_HASH={:016x}", hasher.finish());
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("definitions.rs"), &generator.out)?;
     fs::write(out.join("descriptions.zst"), zstd::encode_all(generator.docs.join("\0").as_bytes(), 19)?)?;

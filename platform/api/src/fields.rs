@@ -4,10 +4,11 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::registry::Kind;
-use crate::schema::Schema;
+use crate::registry::{Kind, KindSchema};
+use crate::schema::Definition;
 
 mod decode;
+pub(crate) use decode::omitted;
 
 /// What `fieldValidation` asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,21 +96,48 @@ impl fmt::Display for Mode {
 /// # Errors
 /// Malformed JSON and wrong types; unknown and duplicate fields are reported in the result.
 pub fn decode(kind: &Kind, body: &[u8]) -> Result<Decoded, DecodeError> {
-    decode::from_slice(kind.schema(), body)
+    with_root(kind, |root| decode::from_slice(root, body))
 }
 
-/// Decodes a JSON body by a schema.
+/// The same for a document already parsed (YAML, the result of a patch).
 ///
 /// # Errors
 /// As [`decode`].
-pub fn decode_schema(schema: &Schema, body: &[u8]) -> Result<Decoded, DecodeError> {
-    decode::from_slice(schema, body)
+pub fn check(kind: &Kind, value: Value) -> Result<Decoded, DecodeError> {
+    with_root(kind, |root| decode::from_value(root, value))
 }
 
-/// The same for a document already parsed (YAML, the result of a patch): drops what is unknown, checks types.
+/// Decodes a body of a built-in type that is no resource: `DeleteOptions`, `Scale`, `Eviction`.
 ///
 /// # Errors
 /// As [`decode`].
-pub fn check(schema: &Schema, value: Value) -> Result<Decoded, DecodeError> {
-    decode::from_value(schema, value)
+pub fn decode_as(definition: &'static Definition, body: &[u8]) -> Result<Decoded, DecodeError> {
+    decode::from_slice(root(definition), body)
+}
+
+/// The same for a document already parsed.
+///
+/// # Errors
+/// As [`decode`].
+pub fn check_as(definition: &'static Definition, value: Value) -> Result<Decoded, DecodeError> {
+    decode::from_value(root(definition), value)
+}
+
+/// Drops unknown fields, and nulls and zeros that Go would not write. An object of wrong types is left as it is.
+pub fn prune(kind: &Kind, object: &mut Value) {
+    if let Ok(decoded) = check(kind, object.clone()) {
+        *object = decoded.value;
+    }
+}
+
+fn root(definition: &'static Definition) -> decode::Root<'static> {
+    let (go_name, type_name) = (definition.go_name(), definition.type_name());
+    decode::Root { schema: &definition.schema, go_name, type_name, custom: false }
+}
+
+fn with_root<T>(kind: &Kind, run: impl FnOnce(decode::Root<'_>) -> T) -> T {
+    match &kind.schema {
+        KindSchema::Builtin(definition) => run(root(definition)),
+        KindSchema::Custom(schema) => run(decode::Root { schema, go_name: &kind.kind, type_name: &kind.kind, custom: true }),
+    }
 }

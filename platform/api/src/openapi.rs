@@ -1,6 +1,152 @@
-//! OpenAPI documents made from the schema table and a list of kinds.
-// signatures; the bodies follow
-pub struct Document { pub body: Vec<u8>, pub etag: String }  // JSON; etag is the quoted upper-case SHA-512 as upstream's
-pub fn v2(registry: &Registry) -> Document;                                      // GET /openapi/v2
-pub fn v3_index(registry: &Registry) -> Document;                                // GET /openapi/v3
-pub fn v3_group(registry: &Registry, group: &str, version: &str) -> Option<Document>; // GET /openapi/v3/api/v1, /openapi/v3/apis/G/V
+//! OpenAPI documents made from the schema tables and a set of kinds, at the moment they are asked for.
+//!
+//! Version 3 has one document a group and version, and an index with a hash of each; version 2 is one for all. A hash covers what
+//! a document is made from, so the index and a conditional request cost nothing.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha512};
+
+use crate::registry::{Kind, Registry};
+
+mod paths;
+mod schemas;
+
+use schemas::Schemas;
+
+/// The Kubernetes version the documents describe.
+pub const VERSION: &str = "v1.37.0";
+
+/// A document and its hash.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The JSON.
+    pub body: Vec<u8>,
+    /// The entity tag: the hash in quotes.
+    pub etag: String,
+}
+
+/// Which of the two formats is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    V2,
+    V3,
+}
+
+/// `GET /openapi/v2`, as JSON.
+pub fn v2(registry: &Registry) -> Document {
+    let kinds: Vec<&Kind> = registry.kinds().map(|k| &**k).collect();
+    let mut schemas = Schemas::new(Format::V2);
+    let paths = paths::all(Format::V2, &kinds, &mut schemas);
+    let document = json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "definitions": schemas.finish(),
+        "securityDefinitions": {"BearerToken": {
+            "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
+        }},
+        "security": [{"BearerToken": []}],
+    });
+    Document { body: document.to_string().into_bytes(), etag: v2_etag(registry) }
+}
+
+/// The entity tag [`v2`] would have, without making the document.
+pub fn v2_etag(registry: &Registry) -> String {
+    quoted(&hash(&registry.kinds().map(|k| &**k).collect::<Vec<_>>()))
+}
+
+/// `GET /openapi/v3`.
+pub fn v3_index(registry: &Registry) -> Document {
+    let mut paths = Map::new();
+    for (group, version) in versions(registry) {
+        let path = path(&group, &version);
+        let url = format!("/openapi/v3/{path}?hash={}", hash(&of(registry, &group, &version)));
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    let body = json!({"paths": paths}).to_string().into_bytes();
+    let etag = quoted(&hex(&Sha512::digest(&body)));
+    Document { body, etag }
+}
+
+/// `GET /openapi/v3/api/v1` and `GET /openapi/v3/apis/{group}/{version}`.
+pub fn v3_group(registry: &Registry, group: &str, version: &str) -> Option<Document> {
+    let kinds = of(registry, group, version);
+    if kinds.is_empty() {
+        return None;
+    }
+    let mut schemas = Schemas::new(Format::V3);
+    let paths = paths::all(Format::V3, &kinds, &mut schemas);
+    let document = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "components": {
+            "schemas": schemas.finish(),
+            "securitySchemes": {"BearerToken": {
+                "type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header",
+            }},
+        },
+    });
+    Some(Document { body: document.to_string().into_bytes(), etag: quoted(&hash(&kinds)) })
+}
+
+/// The entity tag [`v3_group`] would have, without making the document.
+pub fn v3_group_etag(registry: &Registry, group: &str, version: &str) -> Option<String> {
+    let kinds = of(registry, group, version);
+    (!kinds.is_empty()).then(|| quoted(&hash(&kinds)))
+}
+
+fn of<'a>(registry: &'a Registry, group: &str, version: &str) -> Vec<&'a Kind> {
+    registry.kinds().map(|k| &**k).filter(|k| k.group == group && k.version == version).collect()
+}
+
+fn versions(registry: &Registry) -> Vec<(String, String)> {
+    let mut found: Vec<_> = registry.kinds().map(|k| (k.group.to_string(), k.version.to_string())).collect();
+    found.dedup();
+    found
+}
+
+fn path(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// Upper-case SHA-512 over what the kinds' part of a document is made from.
+fn hash(kinds: &[&Kind]) -> String {
+    let mut hasher = Sha512::new();
+    hasher.update(VERSION);
+    hasher.update(env!("CARGO_PKG_VERSION"));
+    hasher.update(crate::schema::tables_hash());
+    for kind in kinds {
+        hasher.update(format!("{}/{}/{}/{}/{:?}", kind.group, kind.version, kind.kind, kind.plural, kind.verbs));
+        for sub in &kind.subresources {
+            hasher.update(format!("{}/{:?}", sub.name, sub.verbs));
+        }
+        if kind.custom {
+            match kind.schema().owned_extra().and_then(|extra| extra.keywords.as_ref()) {
+                Some(source) => hasher.update(source.to_string()),
+                None => hasher.update(format!("{:?}", kind.schema())),
+            }
+        }
+    }
+    hex(&hasher.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02X}");
+        text
+    })
+}
+
+fn quoted(hash: &str) -> String {
+    format!("\"{hash}\"")
+}
+
+fn gvk(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,15 @@
 //! `application/vnd.kubernetes.protobuf`: a transcoder between Kubernetes' protobuf messages and JSON, driven by the schema table.
+//!
+//! The wire form is `k8s\0` and a `runtime.Unknown` envelope around the message. JSON comes out as Go would write it: zero
+//! scalars are left out unless their field is always written or tells zero from absent.
 
 use serde_json::Value;
+
+use crate::schema::{Definition, definition_for};
+
+mod read;
+mod wire;
+mod write;
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,19 +48,88 @@ pub const MAGIC: [u8; 4] = *b"k8s\0";
 ///
 /// # Errors
 /// Anything that is not a well-formed message of a built-in kind.
-pub fn decode(body: &[u8], default: Option<(&str, &str)>) -> Result<Message, Error>;
+pub fn decode(body: &[u8], default: Option<(&str, &str)>) -> Result<Message, Error> {
+    let envelope = body.strip_prefix(&MAGIC).ok_or(Error::Prefix)?;
+    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
+    wire::each(envelope, |number, field| {
+        match number {
+            1 => wire::each(field.bytes()?, |number, field| {
+                match number {
+                    1 => api_version = field.text()?.to_owned(),
+                    2 => kind = field.text()?.to_owned(),
+                    _ => {}
+                }
+                Ok(())
+            })?,
+            2 => raw = field.bytes()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    if let Some((default_version, default_kind)) = default {
+        if api_version.is_empty() {
+            default_version.clone_into(&mut api_version);
+        }
+        if kind.is_empty() {
+            default_kind.clone_into(&mut kind);
+        }
+    }
+    let definition = find(&api_version, &kind)?;
+    let mut object = read::message(&definition.schema, raw, 0)?;
+    if let Value::Object(map) = &mut object {
+        map.insert("apiVersion".to_owned(), api_version.as_str().into());
+        map.insert("kind".to_owned(), kind.as_str().into());
+    }
+    Ok(Message { api_version, kind, value: object })
+}
 
 /// Encodes an object (or a list of a built-in kind) with its envelope; `apiVersion` and `kind` are read from it.
 ///
 /// # Errors
 /// [`Error::UnknownKind`] for custom kinds and views such as `Table`.
-pub fn encode(value: &Value) -> Result<Vec<u8>, Error>;
+pub fn encode(value: &Value) -> Result<Vec<u8>, Error> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let definition = find(api_version, kind)?;
+    let mut type_meta = Vec::new();
+    wire::put_bytes(&mut type_meta, 1, api_version.as_bytes());
+    wire::put_bytes(&mut type_meta, 2, kind.as_bytes());
+    let mut raw = Vec::new();
+    write::message(&mut raw, &definition.schema, value)?;
+    let mut body = MAGIC.to_vec();
+    wire::put_bytes(&mut body, 1, &type_meta);
+    wire::put_bytes(&mut body, 2, &raw);
+    wire::put_bytes(&mut body, 3, b"");
+    wire::put_bytes(&mut body, 4, b"");
+    Ok(body)
+}
 
-/// One watch frame: a length-delimited `WatchEvent` around an encoded object.
+/// One watch frame: four bytes of length (big-endian), then a `WatchEvent` around the enveloped object.
 ///
 /// # Errors
 /// As [`encode`].
-pub fn watch_frame(event_type: &str, object: &Value) -> Result<Vec<u8>, Error>;
+pub fn watch_frame(event_type: &str, object: &Value) -> Result<Vec<u8>, Error> {
+    let mut extension = Vec::new();
+    wire::put_bytes(&mut extension, 1, &encode(object)?);
+    let mut event = Vec::new();
+    wire::put_bytes(&mut event, 1, event_type.as_bytes());
+    wire::put_bytes(&mut event, 2, &extension);
+    let length = u32::try_from(event.len()).map_err(|_| Error::Malformed("event too large"))?;
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.append(&mut event);
+    Ok(frame)
+}
 
 /// Whether the kind has a protobuf form.
-pub fn supports(api_version: &str, kind: &str) -> bool;
+pub fn supports(api_version: &str, kind: &str) -> bool {
+    find(api_version, kind).is_ok()
+}
+
+fn find(api_version: &str, kind: &str) -> Result<&'static Definition, Error> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    definition_for(group, version, kind)
+        .ok_or_else(|| Error::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 mod builtin;
+pub(crate) use builtin::tables_hash;
 pub use builtin::{Definition, Descriptions, definition, definition_for, definitions, description};
 
 /// A string that is constant for built-in kinds and owned for custom ones.
@@ -269,6 +270,11 @@ impl Schema {
             Err(_) if shape.ty == Type::Map => shape.items.as_deref(),
             Err(_) => None,
         }
+    }
+
+    /// The position of a named property.
+    pub fn property_index(&self, name: &str) -> Option<usize> {
+        self.shape().properties.binary_search_by(|p| p.name.as_ref().cmp(name)).ok()
     }
 
     /// The schema of list items or map values.

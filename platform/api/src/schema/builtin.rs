@@ -65,6 +65,11 @@ impl Descriptions {
     }
 }
 
+/// A hash over the inputs of the tables.
+pub(crate) fn tables_hash() -> &'static str {
+    env!("PHAROS_TABLES_HASH")
+}
+
 /// Every built-in definition, by name.
 pub fn definitions() -> &'static [&'static Definition] {
     generated::all()
