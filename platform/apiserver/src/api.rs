@@ -3,28 +3,52 @@
 use std::{
     convert::Infallible,
     future::Future,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use pharos_store::Store;
+use futures::FutureExt as _;
+use http::{HeaderValue, Method, StatusCode};
+use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health};
-use pharos_transport::{Body, Handler, Io, Request, Response};
-use prometheus::Registry;
-use tokio::sync::Semaphore;
+use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response};
+use prometheus::{IntGauge, Registry};
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::{
     Config, Error, Result,
-    authn::{self, UserInfo, issuer::TokenIssuer},
-    authz,
-    metrics::Metrics,
+    authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
+    authz::{self, Authorizer},
+    background::{self, CachedObjects},
+    bootstrap,
+    call::Call,
+    metrics::{Labels, Metrics},
     mount::{ApiGroup, Mount, Mounted, Mounts},
+    nonresource,
+    request::{Query, RequestInfo},
     resources::Resources,
+    respond,
+    status::{self, Status},
     storage::Storage,
-    strategy::allocator::{Allocator, Network},
+    strategy::{
+        self,
+        allocator::{Allocator, Network},
+    },
+    subresources::{self, connect},
+    verbs,
 };
+
+/// The largest request body (`apiserver/pkg/server/config.go`, `MaxRequestBodyBytes`).
+const MAX_BODY_BYTES: usize = 3 << 20;
+
+/// How long a request that changes something may take (`requestTimeoutUpperBound` in `endpoints/handlers/rest.go`).
+const MUTATING_TIMEOUT: Duration = Duration::from_secs(34);
 
 /// The API server's core. Cheap to clone.
 #[derive(Clone)]
@@ -37,7 +61,7 @@ pub struct Parts {
     /// Whom to believe.
     pub authn: authn::Config,
     /// Who signs ServiceAccount tokens.
-    pub issuer: TokenIssuer,
+    pub issuer: Arc<TokenIssuer>,
     /// What `/livez`, `/readyz` and `/healthz` report.
     pub health: Health,
     /// What `/metrics` answers: the text exposition of the API server's registry.
@@ -50,26 +74,36 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) storage: Storage,
     pub(crate) resources: Resources,
-    pub(crate) authenticator: authn::Authenticator,
-    pub(crate) authorizer: authz::Authorizer,
-    pub(crate) issuer: TokenIssuer,
+    pub(crate) authenticator: std::sync::OnceLock<Authenticator>,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) health: Health,
     pub(crate) gather: Arc<dyn Fn() -> Result<String, prometheus::Error> + Send + Sync>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
     pub(crate) mounts: Mounts,
     pub(crate) allocator: Allocator,
-    pub(crate) readonly: Arc<Semaphore>,
-    pub(crate) mutating: Arc<Semaphore>,
+    pub(crate) custom: crate::custom::Custom,
+    pub(crate) upstream: connect::Upstream,
+    readonly: Arc<Semaphore>,
+    mutating: Arc<Semaphore>,
+    /// Writes in progress: they outlive the clients that asked for them.
+    writes: TaskTracker,
 }
 
+/// The user of an in-process request. Only [`Service`] can make one.
+#[derive(Clone)]
+struct Trusted(UserInfo);
+
 impl Api {
-    /// Builds the core: reads nothing yet. [`Component::run`] fills the caches and makes the objects every cluster has.
+    /// Builds the core and fills its caches from the store. It serves from then on; [`Component::run`] makes the objects
+    /// every cluster has and keeps indexes up to date, and has to run beside it.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for settings that make no sense, [`Error::Metrics`] if the registry has these metrics already.
-    pub fn new(config: Config, parts: Parts, registry: &Registry) -> Result<Self> {
+    /// [`Error::Config`] for settings that make no sense, [`Error::Metrics`] if the registry has these metrics already,
+    /// [`Error::Store`] if the store cannot be read.
+    pub async fn new(config: Config, parts: Parts, registry: &Registry) -> Result<Self> {
         let networks: Vec<Network> = config
             .service_cluster_ip_range
             .iter()
@@ -78,7 +112,37 @@ impl Api {
         if networks.is_empty() {
             return Err(Error::Config("there is no service network".into()));
         }
-        todo_build(config, parts, registry, networks)
+        let upstream = connect::Upstream::new(&config)?;
+        let api = Api(Arc::new(Inner {
+            storage: Storage::new(parts.store, CacheMetrics::new(registry)?),
+            resources: Resources::new(),
+            authenticator: std::sync::OnceLock::new(),
+            authorizer: Authorizer::new(authz::Metrics::new(registry)?),
+            issuer: parts.issuer.clone(),
+            health: parts.health,
+            gather: parts.gather,
+            clock: parts.clock.clone(),
+            metrics: Metrics::new(registry)?,
+            mounts: Mounts::default(),
+            allocator: Allocator::new(networks, config.service_node_port_range.clone()),
+            custom: crate::custom::Custom::default(),
+            upstream,
+            readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
+            mutating: Arc::new(Semaphore::new(config.max_mutating_requests_inflight)),
+            writes: TaskTracker::new(),
+            config,
+        }));
+        let objects = Arc::new(CachedObjects(api.clone()));
+        let authenticator =
+            Authenticator::new(parts.authn, parts.issuer, objects, parts.clock, authn::Metrics::new(registry)?)
+                .map_err(|error| Error::Config(format!("client CA: {error}")))?;
+        let _ = api.0.authenticator.set(authenticator);
+        for kind in api.0.resources.registry().kinds().filter(|kind| !kind.strategy.virtual_only) {
+            api.0.storage.attach(kind).await?;
+        }
+        background::prime(&api)?;
+        crate::custom::load(&api).await?;
+        Ok(api)
     }
 
     /// An in-process client's way in, trusted to be `user`: give it to `kube::Client::new`.
@@ -90,6 +154,7 @@ impl Api {
     /// Lets `mount` answer everything under `prefix` (`/observe/prometheus`), as non-resource URLs.
     pub fn mount(&self, prefix: &str, mount: Arc<dyn Mount>) {
         self.0.mounts.add(Mounted { prefix: prefix.trim_end_matches('/').to_owned(), group: None, mount });
+        self.0.resources.forget_documents();
     }
 
     /// Lets `mount` answer a whole API group version, and lists it in discovery. Its paths start after the version:
@@ -97,18 +162,347 @@ impl Api {
     pub fn mount_group(&self, group: ApiGroup, mount: Arc<dyn Mount>) {
         let prefix = format!("/apis/{}/{}", group.group, group.version);
         self.0.mounts.add(Mounted { prefix, group: Some(group), mount });
+        self.0.resources.forget_documents();
     }
 
     /// Who may do what; for other doors to the cluster (the kubelet's) that ask the same questions.
     #[must_use]
-    pub fn authorizer(&self) -> &authz::Authorizer {
+    pub fn authorizer(&self) -> &Authorizer {
         &self.0.authorizer
     }
 
     /// Who sends a request; likewise.
     #[must_use]
-    pub fn authenticator(&self) -> &authn::Authenticator {
-        &self.0.authenticator
+    pub fn authenticator(&self) -> &Authenticator {
+        self.0.authenticator.get().expect("set when the core is built")
+    }
+
+    /// Answers one request.
+    pub async fn handle(&self, mut request: Request) -> Response {
+        let audit_id = audit_id(request.headers());
+        let start = Instant::now();
+        let query = Query::parse(request.uri().query());
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
+        let labels = Labels::new(&info, known, query.get("dryRun") == Some("All"));
+        let span = tracing::debug_span!(
+            "request",
+            request_id = audit_id,
+            verb = info.verb,
+            kind = info.resource,
+            namespace = info.namespace,
+            name = info.name
+        );
+        let trusted = request.extensions_mut().remove::<Trusted>();
+        let answered = AssertUnwindSafe(self.admitted(request, trusted, &info, &query, &labels).instrument(span))
+            .catch_unwind()
+            .await;
+        let mut response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => respond::status(&status),
+            Err(_) => {
+                self.0.metrics.panics.inc();
+                tracing::error!(request_id = audit_id, verb = info.verb, kind = info.resource, "request panicked");
+                respond::status(&status::internal(format!(
+                    "\"{} {}\": apiserver panic'd on {}",
+                    info.verb, info.path, info.path
+                )))
+            }
+        };
+        let size = http_body::Body::size_hint(response.body()).exact();
+        self.0.metrics.finished(&labels, response.status().as_u16(), start.elapsed(), size);
+        if let Ok(value) = HeaderValue::from_str(&audit_id) {
+            response.headers_mut().insert("audit-id", value);
+        }
+        response
+    }
+
+    /// Finds out who asks and whether they may, within the limits.
+    async fn admitted(
+        &self,
+        mut request: Request,
+        trusted: Option<Trusted>,
+        info: &RequestInfo,
+        query: &Query,
+        labels: &Labels<'_>,
+    ) -> Result<Response, Status> {
+        let user = match trusted {
+            Some(Trusted(user)) => user,
+            None => {
+                let peer = request.extensions().get::<Peer>().cloned();
+                self.identify(request.headers_mut(), peer.as_ref())?
+            }
+        };
+        self.authorize(&user, info, query)?;
+        if info.long_running() {
+            let gauge = self.0.metrics.longrunning.with_label_values(&labels.shape());
+            let open = Open::new(gauge);
+            let response = self.route(request, user, info, query).await?;
+            return Ok(response.map(|body| open.keep(body)));
+        }
+        let mutating = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let (limit, name) = if mutating { (&self.0.mutating, "mutating") } else { (&self.0.readonly, "readOnly") };
+        let _permit = limit.clone().try_acquire_owned().map_err(|_| {
+            status::too_many_requests("Too many requests, please try again later.", 1)
+        })?;
+        let gauge = self.0.metrics.inflight.with_label_values(&[name]);
+        let _open = Open::new(gauge);
+        let allowed = if mutating { MUTATING_TIMEOUT } else { self.0.config.request_timeout };
+        let timeout = match query.get("timeout").filter(|text| !text.is_empty()) {
+            None => allowed,
+            Some(text) => pharos_api::time::parse_go_duration(text)
+                .and_then(|asked| Duration::try_from(asked).ok())
+                .ok_or_else(|| status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}")))
+                .map(|asked| if asked.is_zero() { allowed } else { asked.min(allowed) })?,
+        };
+        match tokio::time::timeout(timeout, self.route(request, user, info, query)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let [verb, group, version, resource, subresource, scope, component] = labels.shape();
+                self.0
+                    .metrics
+                    .terminations
+                    .with_label_values(&[verb, group, version, resource, subresource, scope, component, "504"])
+                    .inc();
+                Err(status::timeout("Timeout: request did not complete within the allotted timeout"))
+            }
+        }
+    }
+
+    /// Who sends a request that came from outside.
+    fn identify(&self, headers: &mut http::HeaderMap, peer: Option<&Peer>) -> Result<UserInfo, Status> {
+        let certificates = peer.map(|peer| peer.certificates.as_ref()).unwrap_or_default();
+        let user = self.authenticator().authenticate(headers, certificates).map_err(|error| {
+            tracing::debug!(error = &error as &dyn std::error::Error, "request is not authenticated");
+            status::unauthorized()
+        })?;
+        let wish = impersonation::Request::read(headers).map_err(impersonation_refused)?;
+        impersonation::Request::strip(headers);
+        headers.remove(http::header::AUTHORIZATION);
+        match wish {
+            None => Ok(UserInfo::clone(&user)),
+            Some(wish) => wish.authorize(&user, &self.0.authorizer).map_err(impersonation_refused),
+        }
+    }
+
+    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<(), Status> {
+        let attributes = authz::Attributes {
+            user,
+            verb: &info.verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            name: &info.name,
+            namespace: &info.namespace,
+            path: &info.path,
+            is_resource: info.is_resource,
+            field_selector: query.get("fieldSelector").unwrap_or_default(),
+        };
+        let decision = self.0.authorizer.authorize(&attributes);
+        if decision.allowed() {
+            return Ok(());
+        }
+        let refused = Status::new(403, "Forbidden", attributes.forbidden(decision.reason()));
+        Err(refused.with_details(&info.group, &info.resource, &info.name))
+    }
+
+    /// Hands a request to whoever answers it.
+    async fn route(
+        &self,
+        mut request: Request,
+        user: UserInfo,
+        info: &RequestInfo,
+        query: &Query,
+    ) -> Result<Response, Status> {
+        if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
+            let below_version = info.path.len() > mounted.prefix.len() + 1;
+            if mounted.group.is_none() || below_version {
+                set_path(&mut request, &path);
+                request.extensions_mut().insert(user);
+                return Ok(mounted.mount.handle(request).await);
+            }
+        }
+        if !info.is_resource {
+            return nonresource::answer(self, request.method(), info, query, request.headers()).await;
+        }
+        let kind = self.0.resources.lookup(&info.group, &info.version, &info.resource);
+        let kind = kind.ok_or_else(status::no_such_resource)?;
+        if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
+            return Err(status::no_such_resource());
+        }
+        let mut info = info.clone();
+        if kind.group.is_empty() && kind.plural == "namespaces" {
+            info.namespace.clear(); // Upstream names the namespace itself here, for authorization only.
+        }
+        if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") && !kind.strategy.virtual_only {
+            return Err(if info.verb == "create" && info.name.is_empty() {
+                status::bad_request("an empty namespace may not be set during creation")
+            } else {
+                status::no_such_resource()
+            });
+        }
+        if subresources::connects(&kind.plural, &info.subresource, request.method()) && kind.group.is_empty() {
+            return connect::handle(self, request, &user, &info, query).await;
+        }
+        let (head, body) = request.into_parts();
+        let body = read(body).await?;
+        let call = Call {
+            api: self.clone(),
+            user,
+            info,
+            query: query.clone(),
+            headers: head.headers,
+            body,
+            kind,
+            warnings: parking_lot::Mutex::default(),
+        };
+        if matches!(head.method, Method::GET | Method::HEAD) {
+            return answer(&call).await;
+        }
+        // A write is not to be torn where it stands because its client went away.
+        #[expect(clippy::disallowed_methods, reason = "tracked by the core, which waits for it when it stops")]
+        let write = self.0.writes.spawn(async move { answer(&call).await }.in_current_span());
+        match write.await {
+            Ok(outcome) => outcome,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(status::internal("the write was cancelled")),
+            },
+        }
+    }
+
+    /// Takes over a connection that asks to be upgraded.
+    pub async fn upgrade(&self, request: http::Request<()>, io: Io) {
+        let (mut head, ()) = request.into_parts();
+        let query = Query::parse(head.uri.query());
+        let mut info = RequestInfo::parse(&head.method, head.uri.path(), &query);
+        let peer = head.extensions.get::<Peer>().cloned();
+        let admitted = self.identify(&mut head.headers, peer.as_ref()).and_then(|user| {
+            // The verb for exec and its like is `create`, whatever the method (KEP-5281 requires it as upstream 1.35 does).
+            if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
+                info.verb = "create".into();
+            }
+            self.authorize(&user, &info, &query).map(|()| user)
+        });
+        let user = match admitted {
+            Ok(user) => user,
+            Err(status) => return respond::refuse_upgrade(io, status).await,
+        };
+        let labels = Labels::new(&info, true, false);
+        let _open = Open::new(self.0.metrics.longrunning.with_label_values(&labels.shape()));
+        let request = http::Request::from_parts(head, ());
+        if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
+            let mut request = request;
+            set_path(&mut request, &path);
+            request.extensions_mut().insert(user);
+            return mounted.mount.upgrade(request, io).await;
+        }
+        connect::upgrade(self, request, user, &info, &query, io).await;
+    }
+}
+
+/// Answers a call and adds the warnings it gathered.
+async fn answer(call: &Call) -> Result<Response, Status> {
+    let mut response = match verbs::dispatch(call).await {
+        Ok(response) => response,
+        Err(status) => respond::status(&status),
+    };
+    for text in call.warnings.lock().drain(..) {
+        let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {
+            response.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+fn impersonation_refused(error: impersonation::Error) -> Status {
+    match error {
+        impersonation::Error::Forbidden(message) => Status::new(403, "Forbidden", message),
+        other => status::internal(other),
+    }
+}
+
+fn audit_id(headers: &http::HeaderMap) -> String {
+    let given = headers.get("audit-id").and_then(|value| value.to_str().ok());
+    match given {
+        Some(id) if !id.is_empty() && id.len() <= 64 => id.to_owned(),
+        _ => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+async fn read(body: Body) -> Result<Bytes, Status> {
+    body.into_bytes(MAX_BODY_BYTES).await.map_err(|error| match error {
+        ReadError::TooLarge { limit_bytes } => status::too_large(limit_bytes),
+        ReadError::Broken(_) => status::bad_request("unable to read the body of the request"),
+    })
+}
+
+/// Replaces the path of a request and keeps its query.
+fn set_path<B>(request: &mut http::Request<B>, path: &str) {
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    if let Ok(uri) = target.parse() {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// Counts something open for as long as it is.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Open(gauge)
+    }
+
+    /// Stays open until a body's end.
+    fn keep(self, body: Body) -> Body {
+        if body.as_bytes().is_some() {
+            return body;
+        }
+        let long_running = body.is_long_running();
+        let stream = futures::StreamExt::inspect(body.into_stream(), move |_| {
+            let _ = &self;
+        });
+        let body = Body::stream(stream);
+        if long_running { body.long_running() } else { body }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[async_trait::async_trait]
+impl Handler for Api {
+    async fn handle(&self, request: Request) -> Response {
+        Api::handle(self, request).await
+    }
+
+    async fn upgrade(&self, request: http::Request<()>, io: Io) {
+        Api::upgrade(self, request, io).await;
+    }
+}
+
+impl Component for Api {
+    const NAME: &'static str = "apiserver";
+    type Error = Error;
+
+    async fn run(&self, ctx: Ctx) -> Result<()> {
+        background::start(self, &ctx).await?;
+        bootstrap::run(self).await?;
+        ctx.ready();
+        ctx.stopped().await;
+        self.0.writes.close();
+        self.0.writes.wait().await;
+        self.0.writes.reopen();
+        Ok(())
     }
 }
 
@@ -117,4 +511,42 @@ impl Api {
 pub struct Service {
     api: Api,
     user: UserInfo,
+}
+
+impl<B> tower::Service<http::Request<B>> for Service
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Trusted(self.user.clone()));
+        let api = self.api.clone();
+        Box::pin(async move { Ok(api.handle(request).await) })
+    }
+}
+
+/// The status of a response, for tests and the bootstrap.
+pub(crate) fn is_success(code: StatusCode) -> bool {
+    code.is_success()
+}
+
+/// Gives Services their numbers back at start.
+pub(crate) fn adopt_services(api: &Api) -> Result<(), Error> {
+    if let Some(kind) = api.0.resources.lookup("", "v1", "services")
+        && let Ok(cache) = api.0.storage.cache(&kind)
+    {
+        let snapshot = cache.snapshot();
+        let services: Vec<_> = snapshot.iter(&pharos_store::Scope::All, None).map(|(_, object)| object.clone()).collect();
+        strategy::adopt(api, &services);
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the API server can be told.
 
-use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 /// Settings of the API server, with kube-apiserver's names and defaults where it has them.
 #[derive(Debug, Clone)]
@@ -13,11 +13,12 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// The port published as the endpoint of the `kubernetes` Service. Default 6443.
     pub secure_port: u16,
-    /// The certificate of the cluster's CA, PEM; published in `extension-apiserver-authentication` and used to
-    /// verify kubelets.
+    /// The certificate of the cluster's CA, PEM; published in `extension-apiserver-authentication`; nothing is
+    /// published if it is empty.
     pub client_ca_pem: String,
-    /// The client certificate chain and key, PEM, the API server shows to kubelets; without it, node proxying fails.
-    pub kubelet_client: Option<(String, String)>,
+    /// How to speak TLS to kubelets: the roots their certificates come from, and the API server's client certificate.
+    /// Without it, logs, exec and their like answer 503.
+    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How long a request that is not long-running may take. Default 60 s.
     pub request_timeout: Duration,
     /// The shortest time a watch without `timeoutSeconds` stays open; the longest is twice that. Default 30 min.
@@ -40,7 +41,7 @@ impl Default for Config {
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             secure_port: 6443,
             client_ca_pem: String::new(),
-            kubelet_client: None,
+            kubelet_tls: None,
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),
             max_requests_inflight: 400,

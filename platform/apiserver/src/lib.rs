@@ -27,10 +27,17 @@ mod mount; // what others answer;
 mod resources; // the kinds,
 mod storage; // where their objects are,
 mod lists;
+mod convert;
+mod names;
+mod call;
 mod verbs; // and what can be done with them.
+mod patches;
+mod managed_fields;
 mod subresources;
 mod strategy;
 mod admission;
+mod authz_hooks;
+mod custom;
 mod discovery;
 mod nonresource;
 mod bootstrap;

@@ -1,12 +1,12 @@
 //! The options of each verb, read from the query (and, for deletes, the body), checked as upstream checks them.
 
-use pharos_api::{
-    selector::{FieldSelector, LabelSelector},
-    status::Status,
-};
+use pharos_api::selector::{FieldSelector, LabelSelector};
 use serde_json::Value;
 
-use crate::request::Query;
+use crate::{
+    request::Query,
+    status::{self, Status},
+};
 
 /// How unknown and duplicate fields in a body are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +103,9 @@ impl ListOptions {
     /// Reads and checks the options of a list (`watch` false) or a watch.
     pub(crate) fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
-            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+            .map_err(|error| status::bad_request(format!("unable to parse requirement: {error}")))?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
-            .map_err(|error| Status::bad_request(error.to_string()))?;
+            .map_err(|error| status::bad_request(error.to_string()))?;
         let resource_version = match query.get("resourceVersion").filter(|text| !text.is_empty()) {
             None => None,
             Some(text) => Some(text.parse::<u64>().map_err(|_| {
@@ -166,7 +166,7 @@ impl ListOptions {
             }
         }
         if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version != 0) {
-            return Err(Status::bad_request(
+            return Err(status::bad_request(
                 "specifying resource version is not allowed when using continue".to_owned(),
             ));
         }
@@ -198,7 +198,7 @@ impl DeleteOptions {
         let mut options = DeleteOptions { dry_run: dry_run(query)?, ..Self::default() };
         if let Some(text) = query.get("gracePeriodSeconds").filter(|text| !text.is_empty()) {
             options.grace_period_seconds =
-                Some(text.parse().map_err(|_| Status::bad_request(format!("invalid gracePeriodSeconds {text:?}")))?);
+                Some(text.parse().map_err(|_| status::bad_request(format!("invalid gracePeriodSeconds {text:?}")))?);
         }
         if let Some(text) = query.get("propagationPolicy").filter(|text| !text.is_empty()) {
             options.propagation = Some(propagation(text)?);
@@ -264,7 +264,7 @@ pub(crate) fn integer(query: &Query, name: &str) -> Result<Option<u64>, Status> 
     match query.get(name).filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(text) => text.parse::<i64>().map(|number| u64::try_from(number).ok()).map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
+            status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
         }),
     }
 }

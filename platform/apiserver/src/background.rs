@@ -1,0 +1,140 @@
+//! What the core does beside answering: indexes that follow the caches.
+
+use std::sync::Arc;
+
+use pharos_api::registry::Kind;
+use pharos_store::{Cache, EventType, Item, Scope, Start};
+use pharos_telemetry::Ctx;
+use serde_json::Value;
+
+use crate::{
+    Error, Result,
+    api::{self, Api},
+    authn::Objects,
+    authz,
+};
+
+/// Objects out of the caches, for authentication.
+pub(crate) struct CachedObjects(pub(crate) Api);
+
+impl Objects for CachedObjects {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let (_, cache) = cache_of(&self.0, group, resource)?;
+        let object = cache.get(namespace, name).0?;
+        serde_json::from_slice(object.bytes()).ok().map(Arc::new)
+    }
+}
+
+/// The kind of a resource in its storage version, and its cache.
+fn cache_of(api: &Api, group: &str, resource: &str) -> Option<(Arc<Kind>, Arc<Cache>)> {
+    let registry = api.0.resources.registry();
+    let kind = registry
+        .kinds()
+        .find(|kind| kind.plural == resource && kind.group == group && crate::convert::is_served_as_stored(kind))?
+        .clone();
+    let cache = api.0.storage.cache(&kind).ok()?;
+    Some((kind, cache))
+}
+
+/// Fills the indexes from what is stored.
+pub(crate) fn prime(api: &Api) -> Result<()> {
+    for (group, resource) in authz::WATCHED {
+        let Some((_, cache)) = cache_of(api, group, resource) else { continue };
+        let snapshot = cache.snapshot();
+        for (_, object) in snapshot.iter(&Scope::All, None) {
+            if let Ok(value) = serde_json::from_slice(object.bytes()) {
+                api.0.authorizer.apply(group, resource, object.namespace(), object.name(), Some(&value));
+            }
+        }
+    }
+    api::adopt_services(api)
+}
+
+/// Starts the tasks that keep the indexes up to date.
+pub(crate) async fn start(api: &Api, ctx: &Ctx) -> Result<()> {
+    for (group, resource) in authz::WATCHED {
+        let Some((_, cache)) = cache_of(api, group, resource) else { continue };
+        ctx.spawn("authorizer index", follow(api.clone(), ctx.clone(), cache, group, resource));
+    }
+    if let Some((_, cache)) = cache_of(api, "rbac.authorization.k8s.io", "clusterroles") {
+        ctx.spawn("cluster role aggregation", aggregate(api.clone(), ctx.clone(), cache));
+    }
+    crate::custom::start(api, ctx);
+    Ok(())
+}
+
+/// Tells the authorizer of every change of one resource.
+async fn follow(api: Api, ctx: Ctx, cache: Arc<Cache>, group: &'static str, resource: &'static str) {
+    while !ctx.is_stopped() {
+        let Ok(mut subscription) = cache.subscribe(Scope::All, Start::Initial) else { return };
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = ctx.stopped() => return,
+                item = subscription.next() => item,
+            };
+            match item {
+                Ok(Item::Event(event)) => {
+                    let object = &event.object;
+                    let value = match event.kind {
+                        EventType::Deleted => None,
+                        EventType::Added | EventType::Modified => serde_json::from_slice::<Value>(object.bytes()).ok(),
+                    };
+                    api.0.authorizer.apply(group, resource, object.namespace(), object.name(), value.as_ref());
+                }
+                Ok(Item::Synced(_)) => {}
+                Err(pharos_store::Error::Closed) => return,
+                Err(_) => break, // Fell behind: start over from the whole state.
+            }
+        }
+    }
+}
+
+/// Keeps aggregated ClusterRoles the union of what they select.
+async fn aggregate(api: Api, ctx: Ctx, cache: Arc<Cache>) {
+    let user = crate::authn::UserInfo::new(
+        "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
+        [authz::SYSTEM_MASTERS],
+    );
+    while !ctx.is_stopped() {
+        let Ok(mut subscription) = cache.subscribe(Scope::All, Start::Initial) else { return };
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = ctx.stopped() => return,
+                item = subscription.next() => item,
+            };
+            match item {
+                // Each event after the initial state may make an aggregate stale; the initial state does so once.
+                Ok(Item::Synced(_)) => write_stale(&api, &user).await,
+                Ok(Item::Event(_)) => {
+                    while let Ok(Some(_)) = subscription.try_next() {}
+                    write_stale(&api, &user).await;
+                }
+                Err(pharos_store::Error::Closed) => return,
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+async fn write_stale(api: &Api, user: &crate::authn::UserInfo) {
+    // Other tasks feed the authorizer; let them see what this one saw.
+    tokio::task::yield_now().await;
+    for (name, rules) in api.0.authorizer.stale_aggregations() {
+        let patch = serde_json::json!({"rules": rules});
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}");
+        let outcome = crate::bootstrap::send(
+            api,
+            user,
+            http::Method::PATCH,
+            &path,
+            "application/merge-patch+json",
+            &patch,
+        )
+        .await;
+        if let Err(Error::Bootstrap { message, .. }) = outcome {
+            tracing::warn!(name, error = message, "aggregated cluster role not updated");
+        }
+    }
+}

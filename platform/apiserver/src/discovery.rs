@@ -1,0 +1,169 @@
+//! `/api`, `/apis` and below: what can be asked for.
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use pharos_api::{
+    discovery::{self, Aggregated},
+    registry::Registry,
+};
+use pharos_transport::Response;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha512};
+
+use crate::{
+    api::Api,
+    mount::ApiGroup,
+    negotiate, respond,
+    resources::Document,
+    status::{self, Status},
+};
+
+const AGGREGATED: &str = "APIGroupDiscoveryList";
+
+/// Answers a discovery path, or `None` if it is not one.
+pub(crate) fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<Result<Response, Status>> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        ["api"] => Some(root(api, headers, true)),
+        ["apis"] => Some(root(api, headers, false)),
+        ["api", version] => Some(resources(api, "", version)),
+        ["apis", group] => Some(group_document(api, group)),
+        ["apis", group, version] => Some(resources(api, group, version)),
+        _ => None,
+    }
+}
+
+/// The list of groups, aggregated with their resources where the client knows that form.
+fn root(api: &Api, headers: &HeaderMap, core: bool) -> Result<Response, Status> {
+    for range in negotiate::ranges(headers) {
+        let aggregated = range.param("as") == Some(AGGREGATED) && range.param("g") == Some("apidiscovery.k8s.io");
+        let plain = range.param("as").is_none();
+        let media = range.media.as_str();
+        if media != "application/json" && media != "*/*" && media != "application/*" {
+            continue;
+        }
+        let (name, version) = match range.param("v") {
+            Some("v2") if aggregated => ("v2", Aggregated::V2),
+            Some("v2beta1") if aggregated => ("v2beta1", Aggregated::V2Beta1),
+            _ if plain => return Ok(plain_root(api, headers, core)),
+            _ => continue,
+        };
+        let key = format!("{}?{name}", if core { "/api" } else { "/apis" });
+        let document = api.0.resources.document(&key, |registry| {
+            let mut list = discovery::aggregated(registry, core, version);
+            if !core {
+                append_mounted(api, &mut list);
+            }
+            Some(document(&list))
+        });
+        let document = document.ok_or_else(status::no_such_resource)?;
+        let content_type = match name {
+            "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        };
+        return Ok(with_etag(headers, &document, content_type));
+    }
+    Err(status::not_acceptable())
+}
+
+fn plain_root(api: &Api, headers: &HeaderMap, core: bool) -> Response {
+    let value = if core {
+        let config = &api.0.config;
+        discovery::api_versions(&format!("{}:{}", config.advertise_address, config.secure_port))
+    } else {
+        let mut list = discovery::group_list(&api.0.resources.registry());
+        if let Some(groups) = list["groups"].as_array_mut() {
+            groups.extend(api.0.mounts.groups().iter().map(mounted_group));
+        }
+        list
+    };
+    let _ = headers;
+    respond::json(StatusCode::OK, &value)
+}
+
+fn group_document(api: &Api, group: &str) -> Result<Response, Status> {
+    let mounted = api.0.mounts.groups().into_iter().find(|mounted| mounted.group == group);
+    let found = discovery::group(&api.0.resources.registry(), group).or_else(|| {
+        let mut value = mounted_group(&mounted?);
+        value["kind"] = json!("APIGroup");
+        value["apiVersion"] = json!("v1");
+        Some(value)
+    });
+    found.map(|value| respond::json(StatusCode::OK, &value)).ok_or_else(status::no_such_resource)
+}
+
+fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> {
+    let key = format!("/apis/{group}/{version}");
+    let found = api.0.resources.document(&key, |registry: &Registry| {
+        let list = discovery::resource_list(registry, group, version).or_else(|| {
+            let groups = api.0.mounts.groups();
+            let mounted = groups.iter().find(|mounted| mounted.group == group && mounted.version == version)?;
+            Some(json!({
+                "kind": "APIResourceList",
+                "apiVersion": "v1",
+                "groupVersion": format!("{group}/{version}"),
+                "resources": mounted.resources,
+            }))
+        })?;
+        Some(document(&list))
+    });
+    let document = found.ok_or_else(status::no_such_resource)?;
+    Ok(respond::bytes(StatusCode::OK, "application/json", document.body))
+}
+
+fn mounted_group(mounted: &ApiGroup) -> Value {
+    let version = json!({"groupVersion": format!("{}/{}", mounted.group, mounted.version), "version": mounted.version});
+    json!({"name": mounted.group, "versions": [version], "preferredVersion": version})
+}
+
+/// Adds mounted groups to an aggregated document.
+fn append_mounted(api: &Api, list: &mut Value) {
+    let Some(items) = list["items"].as_array_mut() else { return };
+    for mounted in api.0.mounts.groups() {
+        let resources: Vec<Value> = mounted
+            .resources
+            .iter()
+            .map(|resource| {
+                json!({
+                    "resource": resource["name"],
+                    "responseKind": {"group": mounted.group, "version": mounted.version, "kind": resource["kind"]},
+                    "scope": if resource["namespaced"] == true { "Namespaced" } else { "Cluster" },
+                    "singularResource": resource["singularName"],
+                    "verbs": resource["verbs"],
+                })
+            })
+            .collect();
+        items.push(json!({
+            "metadata": {"name": mounted.group, "creationTimestamp": null},
+            "versions": [{"version": mounted.version, "resources": resources, "freshness": "Current"}],
+        }));
+    }
+}
+
+fn document(value: &Value) -> Document {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&body)));
+    Document { body: body.into(), etag }
+}
+
+/// The document, or 304 if the client has it.
+pub(crate) fn with_etag(headers: &HeaderMap, document: &Document, content_type: &'static str) -> Response {
+    let has = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|etag| etag.trim() == document.etag));
+    let mut response = if has {
+        let mut response = respond::bytes(StatusCode::NOT_MODIFIED, content_type, bytes::Bytes::new());
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response
+    } else {
+        respond::bytes(StatusCode::OK, content_type, document.body.clone())
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    response
+}

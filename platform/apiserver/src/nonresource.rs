@@ -1,0 +1,183 @@
+//! Paths that are not resources: version, health, metrics, OpenAPI, token issuer.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderMap, Method, StatusCode};
+use pharos_api::openapi;
+use pharos_telemetry::health::Endpoint;
+use pharos_transport::Response;
+use serde_json::json;
+
+use crate::{
+    api::Api,
+    authn::issuer::{DISCOVERY_PATH, JWKS_PATH},
+    discovery, negotiate,
+    request::{Query, RequestInfo},
+    resources::Document,
+    respond,
+    status::{self, Status},
+};
+
+/// The Kubernetes minor version whose behaviour this server has.
+const MINOR: &str = "37";
+
+/// Answers a request for something that is no resource.
+pub(crate) async fn answer(
+    api: &Api,
+    method: &Method,
+    info: &RequestInfo,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response, Status> {
+    let path = info.path.as_str();
+    if method != Method::GET && method != Method::HEAD {
+        return Err(match path {
+            "/version" | "/livez" | "/readyz" | "/healthz" | "/metrics" => status::method_not_allowed(),
+            _ => status::no_such_resource(),
+        });
+    }
+    if let Some(answer) = discovery::answer(api, path, headers) {
+        return answer;
+    }
+    match path {
+        "/" => Ok(respond::json(StatusCode::OK, &json!({"paths": paths(api)}))),
+        "/version" | "/version/" => Ok(respond::json(StatusCode::OK, &version())),
+        "/metrics" => match (api.0.gather)() {
+            Ok(text) => Ok(respond::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "metrics cannot be encoded");
+                Err(status::internal("metrics cannot be encoded"))
+            }
+        },
+        "/openapi/v2" => openapi_v2(api, headers).await,
+        "/openapi/v3" | "/openapi/v3/" => openapi_v3(api, headers, path, None).await,
+        DISCOVERY_PATH => Ok(issuer(api, &api.0.issuer.discovery(), "application/json")),
+        JWKS_PATH => Ok(issuer(api, &api.0.issuer.jwks(), "application/jwk-set+json")),
+        _ => {
+            if let Some(rest) = path.strip_prefix("/openapi/v3/") {
+                return openapi_v3(api, headers, path, Some(rest)).await;
+            }
+            health(api, path, query).unwrap_or_else(|| Err(status::no_such_resource()))
+        }
+    }
+}
+
+/// What `/version` says.
+pub(crate) fn version() -> serde_json::Value {
+    json!({
+        "major": "1",
+        "minor": MINOR,
+        "gitVersion": format!("v1.{MINOR}.0+pharos-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": option_env!("PHAROS_COMMIT").unwrap_or("unknown"),
+        "gitTreeState": "clean",
+        "buildDate": option_env!("PHAROS_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": "none: written in Rust",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
+    })
+}
+
+/// The architecture by Go's name, as Kubernetes writes it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn paths(api: &Api) -> Vec<String> {
+    let mut paths: BTreeSet<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .into();
+    for kind in api.0.resources.registry().kinds() {
+        if kind.group.is_empty() {
+            paths.insert(format!("/api/{}", kind.version));
+        } else {
+            paths.insert(format!("/apis/{}", kind.group));
+            paths.insert(format!("/apis/{}/{}", kind.group, kind.version));
+        }
+    }
+    paths.extend(api.0.mounts.prefixes());
+    paths.into_iter().collect()
+}
+
+fn health(api: &Api, path: &str, query: &Query) -> Option<Result<Response, Status>> {
+    let mut parts = path.trim_start_matches('/').splitn(2, '/');
+    let endpoint = match parts.next()? {
+        "livez" => Endpoint::Livez,
+        "readyz" => Endpoint::Readyz,
+        "healthz" => Endpoint::Healthz,
+        _ => return None,
+    };
+    let one = parts.next().filter(|name| !name.is_empty());
+    let exclude: BTreeSet<String> = query.all("exclude").map(str::to_owned).collect();
+    let verbose = query.get("verbose").is_some();
+    Some(match api.0.health.report(endpoint, one, verbose, &exclude) {
+        None => Err(status::no_such_resource()),
+        Some((true, text)) => Ok(respond::text(StatusCode::OK, text)),
+        Some((false, text)) => Ok(respond::text(StatusCode::INTERNAL_SERVER_ERROR, text)),
+    })
+}
+
+fn issuer(api: &Api, document: &serde_json::Value, content_type: &'static str) -> Response {
+    let _ = api;
+    let mut response = respond::bytes(StatusCode::OK, content_type, document.to_string());
+    response.headers_mut().insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("public, max-age=3600"));
+    response
+}
+
+async fn openapi_v2(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
+    let json = negotiate::ranges(headers)
+        .iter()
+        .any(|range| matches!(range.media.as_str(), "application/json" | "*/*" | "application/*"));
+    if !json {
+        return Err(status::not_acceptable());
+    }
+    let document = off_thread(api, "/openapi/v2", |registry| Some(openapi::v2(registry))).await?;
+    Ok(discovery::with_etag(headers, &document, "application/json"))
+}
+
+async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&str>) -> Result<Response, Status> {
+    let group = match below.map(|rest| rest.trim_end_matches('/').split('/').collect::<Vec<_>>()).as_deref() {
+        None => None,
+        Some(["api", version]) => Some((String::new(), (*version).to_owned())),
+        Some(["apis", group, version]) => Some(((*group).to_owned(), (*version).to_owned())),
+        Some(_) => return Err(status::no_such_resource()),
+    };
+    let document = off_thread(api, path, move |registry| match &group {
+        None => Some(openapi::v3_index(registry)),
+        Some((group, version)) => openapi::v3_group(registry, group, version),
+    })
+    .await?;
+    Ok(discovery::with_etag(headers, &document, "application/json"))
+}
+
+/// Makes a large document on a thread where that disturbs nobody, unless it is there.
+async fn off_thread(
+    api: &Api,
+    path: &str,
+    make: impl FnOnce(&pharos_api::registry::Registry) -> Option<openapi::Document> + Send + 'static,
+) -> Result<Document, Status> {
+    let (api, path) = (api.clone(), path.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        api.0.resources.document(&path, |registry| {
+            make(registry).map(|document| Document { body: document.body.into(), etag: document.etag })
+        })
+    })
+    .await
+    .map_err(|_| status::internal("the document could not be made"))?;
+    made.ok_or_else(status::no_such_resource)
+}

@@ -1,0 +1,70 @@
+//! Patches: read by content type, applied to the state they find.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use pharos_api::patch::{self, PatchType};
+use serde_json::Value;
+
+use crate::{
+    call::Call,
+    status::{self, Status},
+};
+
+/// A patch, not yet read.
+pub(crate) struct Patch {
+    pub(crate) kind: PatchType,
+    body: Bytes,
+}
+
+impl Patch {
+    /// Takes the patch of a call.
+    pub(crate) fn read(call: &Call) -> Result<Self, Status> {
+        let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let accepted: &[PatchType] = if call.kind.custom { &PatchType::CUSTOM } else { &PatchType::ALL };
+        let kind = PatchType::of_content_type(content_type, accepted)?;
+        Ok(Patch { kind, body: call.body.clone() })
+    }
+
+    /// The configuration of a server-side apply.
+    pub(crate) fn configuration(&self) -> Result<Value, Status> {
+        pharos_api::yaml::decode(&self.body)
+            .map_err(|error| status::bad_request(format!("error decoding YAML: {error}")))
+    }
+
+    /// Applies the patch to an object of the call's kind. Server-side apply is not done here.
+    pub(crate) fn apply(&self, call: &Call, object: &Value) -> Result<Value, Status> {
+        match self.kind {
+            PatchType::Json => patch::json::apply(object, &self.body),
+            PatchType::Strategic => patch::strategic::apply(object, &self.body, call.kind.schema()),
+            PatchType::Merge | PatchType::Apply => patch::merge::apply(object, &self.body),
+        }
+        .map_err(Status::from)
+    }
+
+    /// Applies the patch to an object whose schema has no lists to merge (a Scale).
+    pub(crate) fn apply_untyped(&self, object: &Value) -> Result<Value, Status> {
+        match self.kind {
+            PatchType::Json => patch::json::apply(object, &self.body).map_err(Status::from),
+            PatchType::Merge | PatchType::Strategic => patch::merge::apply(object, &self.body).map_err(Status::from),
+            PatchType::Apply => {
+                let mut object = object.clone();
+                patch::merge::merge(&mut object, &self.configuration()?);
+                Ok(object)
+            }
+        }
+    }
+
+    /// Whether the patch sets the resource version, which pins it to that version.
+    pub(crate) fn names_version(&self) -> bool {
+        let Ok(body) = serde_json::from_slice::<Value>(&self.body) else { return false };
+        match self.kind {
+            PatchType::Json => body
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|operation| operation["path"] == "/metadata/resourceVersion" && operation["op"] != "test"),
+            PatchType::Merge | PatchType::Strategic => body["metadata"]["resourceVersion"].is_string(),
+            PatchType::Apply => false,
+        }
+    }
+}

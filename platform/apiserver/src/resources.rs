@@ -1,0 +1,67 @@
+//! The kinds this server knows now, and the documents made from them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pharos_api::registry::{Kind, Registry};
+
+/// A document that changes only when the kinds do.
+#[derive(Debug, Clone)]
+pub(crate) struct Document {
+    pub(crate) body: Bytes,
+    /// Quoted.
+    pub(crate) etag: String,
+}
+
+/// The registry, replaced as a whole when a kind comes or goes.
+pub(crate) struct Resources {
+    registry: ArcSwap<Registry>,
+    /// By path; forgotten when a kind comes or goes.
+    documents: Mutex<HashMap<String, Document>>,
+}
+
+impl Resources {
+    pub(crate) fn new() -> Self {
+        Resources { registry: ArcSwap::from_pointee(Registry::builtin()), documents: Mutex::default() }
+    }
+
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
+    }
+
+    pub(crate) fn lookup(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Kind>> {
+        self.registry.load().lookup(group, version, resource).cloned()
+    }
+
+    /// Changes the set of kinds.
+    pub(crate) fn change(&self, change: impl Fn(&mut Registry)) {
+        self.registry.rcu(|registry| {
+            let mut registry = Registry::clone(registry);
+            change(&mut registry);
+            registry
+        });
+        self.documents.lock().clear();
+    }
+
+    /// Forgets all documents: something else they are made from has changed.
+    pub(crate) fn forget_documents(&self) {
+        self.documents.lock().clear();
+    }
+
+    /// The document of a path, made at its first use.
+    pub(crate) fn document(&self, path: &str, make: impl FnOnce(&Registry) -> Option<Document>) -> Option<Document> {
+        if let Some(document) = self.documents.lock().get(path) {
+            return Some(document.clone());
+        }
+        let registry = self.registry();
+        let made = make(&registry)?;
+        // A kind that came meanwhile has replaced the registry: keep nothing that is out of date.
+        let mut documents = self.documents.lock();
+        if Arc::ptr_eq(&registry, &self.registry.load()) {
+            documents.insert(path.to_owned(), made.clone());
+        }
+        Some(made)
+    }
+}

@@ -1,0 +1,131 @@
+//! Bodies out: objects, tables, metadata and `Status`, in the format the client wants.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use pharos_api::registry::Kind;
+use pharos_transport::{Body, Io, Response};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::{
+    call::Call,
+    convert,
+    negotiate::{Format, Output, Shape},
+    status::Status,
+};
+
+/// Any bytes.
+pub(crate) fn bytes(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::full(body.into()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// Plain text.
+pub(crate) fn text(code: StatusCode, body: impl Into<String>) -> Response {
+    let mut response = bytes(code, "text/plain; charset=utf-8", body.into());
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A JSON document.
+pub(crate) fn json(code: StatusCode, value: &Value) -> Response {
+    bytes(code, "application/json", encode(value, Output::JSON))
+}
+
+/// A refusal.
+pub(crate) fn status(status: &Status) -> Response {
+    let mut response = json(status.code(), &status.to_value());
+    if let Some(seconds) = status.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Refuses a connection that wants to be upgraded.
+pub(crate) async fn refuse_upgrade(mut io: Io, status: Status) {
+    let body = status.to_value().to_string();
+    let code = status.code();
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        code.as_u16(),
+        code.canonical_reason().unwrap_or(""),
+        body.len()
+    );
+    // The client may be gone; there is nobody left to tell.
+    let _ = io.write_all(head.as_bytes()).await;
+    let _ = io.write_all(body.as_bytes()).await;
+    let _ = io.shutdown().await;
+}
+
+fn encode(value: &Value, output: Output) -> Bytes {
+    let encoded = match output.format {
+        Format::Yaml => pharos_api::yaml::encode(value).unwrap_or_default().into_bytes(),
+        Format::Json if output.pretty => serde_json::to_vec_pretty(value).unwrap_or_default(),
+        Format::Json => serde_json::to_vec(value).unwrap_or_default(),
+    };
+    encoded.into()
+}
+
+/// One object, as it is or as the client wants to see it. Its bytes go out as they are stored where that is possible.
+pub(crate) fn object(call: &Call, output: Output, code: StatusCode, object: Stored<'_>) -> Result<Response, Status> {
+    if output == Output::JSON
+        && let Stored::Bytes(stored) = object
+        && convert::is_served_as_stored(&call.kind)
+    {
+        return Ok(bytes(code, output.content_type(), stored.clone()));
+    }
+    let value = object.into_value(&call.kind)?;
+    let shaped = match output.shape {
+        Shape::Object => value,
+        Shape::Partial(version) => pharos_api::partial::metadata(&value, version),
+        Shape::Table(version) => table(call, version, &[value], &Value::Null)?,
+    };
+    Ok(bytes(code, output.content_type(), encode(&shaped, output)))
+}
+
+/// A document that is never a table.
+pub(crate) fn plain(output: Output, code: StatusCode, value: &Value) -> Response {
+    bytes(code, output.content_type(), encode(value, output))
+}
+
+/// An object as the store has it or as it was just made.
+#[derive(Clone, Copy)]
+pub(crate) enum Stored<'a> {
+    /// As stored.
+    Bytes(&'a Bytes),
+    /// In the version asked for.
+    Value(&'a Value),
+}
+
+impl Stored<'_> {
+    pub(crate) fn into_value(self, kind: &Kind) -> Result<Value, Status> {
+        match self {
+            Stored::Bytes(bytes) => Ok(convert::from_storage(kind, crate::storage::parse(bytes)?)),
+            Stored::Value(value) => Ok(value.clone()),
+        }
+    }
+}
+
+/// `meta.k8s.io` tables of some objects; `includeObject` says what goes along.
+pub(crate) fn table(call: &Call, version: &str, objects: &[Value], list_metadata: &Value) -> Result<Value, Status> {
+    let include = match call.query.get("includeObject") {
+        None | Some("" | "Metadata") => pharos_api::table::Include::Metadata,
+        Some("None") => pharos_api::table::Include::None,
+        Some("Object") => pharos_api::table::Include::Object,
+        Some(other) => {
+            return Err(crate::status::bad_request(format!(
+                "invalid query parameters: includeObject: Unsupported value: {other:?}: supported values: \"Metadata\", \"None\", \"Object\""
+            )));
+        }
+    };
+    let now = call.api.0.clock.now();
+    Ok(pharos_api::table::render(&call.kind, version, objects, list_metadata, include, now))
+}
+
+/// Encodes a document for a client.
+pub(crate) fn encoded(output: Output, value: &Value) -> Bytes {
+    encode(value, output)
+}

@@ -1,0 +1,231 @@
+//! What is special to single kinds: hooks the generic pipeline calls, each kind's in a file by its noun.
+
+use std::{sync::Arc, time::Duration};
+
+use pharos_api::{
+    registry::Kind,
+    validation::{ErrorType, FieldError},
+};
+use serde_json::{Value, json};
+
+use crate::{Config, api::Api, verbs::update::Part};
+
+pub(crate) mod allocator;
+mod node;
+pub(crate) mod pod;
+pub(crate) mod service;
+
+pub(crate) use allocator::Reservation;
+
+pub(crate) fn field_error(ty: ErrorType, field: &str, value: Value, detail: &str) -> FieldError {
+    FieldError { ty, field: field.to_owned(), value, detail: detail.to_owned() }
+}
+
+/// The group and resource, to match on.
+fn noun(kind: &Kind) -> (&str, &str) {
+    (kind.group.as_ref(), kind.plural.as_ref())
+}
+
+fn remove(object: &mut Value, field: &str) {
+    if let Some(object) = object.as_object_mut() {
+        object.remove(field);
+    }
+}
+
+/// Resets what a client may not set at creation.
+pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
+    match noun(kind) {
+        ("", "pods") => pod::prepare_for_create(object),
+        ("", "nodes") => {} // A kubelet registers its node with its status.
+        ("", "namespaces") => {
+            object["status"] = json!({"phase": "Active"});
+            let finalizers = object["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
+            if !finalizers.contains(&json!("kubernetes")) {
+                let mut all = finalizers;
+                all.push(json!("kubernetes"));
+                object["spec"]["finalizers"] = json!(all);
+            }
+        }
+        ("", "persistentvolumes" | "persistentvolumeclaims") => object["status"] = json!({"phase": "Pending"}),
+        ("", "services") => object["status"] = json!({"loadBalancer": {}}),
+        ("certificates.k8s.io", "certificatesigningrequests") => remove(object, "status"),
+        ("batch", "jobs") => {
+            remove(object, "status");
+            job_labels(object);
+        }
+        _ if kind.strategy.status => remove(object, "status"),
+        _ => {}
+    }
+}
+
+/// A job's pods are found by labels the server makes up, unless the client chooses its own selector
+/// (`pkg/registry/batch/job/strategy.go`).
+fn job_labels(job: &mut Value) {
+    if job["spec"]["manualSelector"] == true {
+        return;
+    }
+    let uid = job["metadata"]["uid"].clone();
+    let name = job["metadata"]["name"].clone();
+    let labels = &mut job["spec"]["template"]["metadata"]["labels"];
+    for (key, value) in [
+        ("batch.kubernetes.io/job-name", &name),
+        ("job-name", &name),
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("controller-uid", &uid),
+    ] {
+        labels[key] = value.clone();
+    }
+    job["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] = uid;
+}
+
+/// Puts back what a write through one part may not change in the others.
+pub(crate) fn keep_other_parts(kind: &Kind, part: Part, new: &mut Value, old: &Value) {
+    let keep = |new: &mut Value, field: &str| match old.get(field) {
+        Some(value) => new[field] = value.clone(),
+        None => remove(new, field),
+    };
+    match part {
+        Part::Main => {
+            if kind.strategy.status {
+                keep(new, "status");
+            }
+            if noun(kind) == ("", "namespaces") {
+                new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
+            }
+        }
+        Part::Status => {
+            let status = new.get("status").cloned();
+            let metadata = new["metadata"].clone();
+            let mut kept = old.clone();
+            match status {
+                Some(status) => kept["status"] = status,
+                None => remove(&mut kept, "status"),
+            }
+            // Labels, annotations and finalizers go with it for built-in kinds; a custom resource's status alone.
+            if !kind.custom {
+                kept["metadata"] = metadata;
+                kept["metadata"]["ownerReferences"] = old["metadata"]["ownerReferences"].clone();
+            } else {
+                kept["metadata"]["managedFields"] = metadata["managedFields"].clone();
+            }
+            *new = kept;
+        }
+        Part::EphemeralContainers => {
+            let containers = new["spec"]["ephemeralContainers"].clone();
+            let managed = new["metadata"]["managedFields"].clone();
+            *new = old.clone();
+            new["spec"]["ephemeralContainers"] = containers;
+            new["metadata"]["managedFields"] = managed;
+        }
+        Part::Resize => pod::keep_all_but_resources(new, old),
+        Part::Finalize => {
+            let finalizers = new["spec"]["finalizers"].clone();
+            *new = old.clone();
+            new["spec"]["finalizers"] = finalizers;
+        }
+        Part::Approval => {
+            let conditions = new["status"]["conditions"].clone();
+            *new = old.clone();
+            new["status"]["conditions"] = conditions;
+        }
+        Part::Internal(_) => {}
+    }
+}
+
+/// Settles what an update leaves out.
+pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: &Value) {
+    match (noun(kind), part) {
+        (("", "pods"), _) => pod::prepare_for_update(part, new, old),
+        (("", "services"), Part::Main) => service::prepare_for_update(new, old),
+        _ => {}
+    }
+}
+
+/// What is wrong with a new object beyond its fields.
+pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let _ = (kind, object);
+    Vec::new()
+}
+
+/// What an update may not do.
+pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value) -> Vec<FieldError> {
+    match (noun(kind), part) {
+        (("", "pods"), Part::Main) => pod::validate_update(new, old),
+        (("", "pods"), Part::EphemeralContainers) => pod::validate_ephemeral_containers(new, old),
+        (("", "nodes"), Part::Main) => node::validate_update(new, old),
+        (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
+        _ => Vec::new(),
+    }
+}
+
+/// A ConfigMap or Secret marked immutable stays as it is.
+fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
+    if old["immutable"] != true {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    if new["immutable"] != true {
+        errors.push(field_error(ErrorType::Forbidden, "immutable", Value::Null, "field is immutable when `immutable` is set"));
+    }
+    for field in ["data", "binaryData"] {
+        if new[field] != old[field] {
+            errors.push(field_error(ErrorType::Forbidden, field, Value::Null, "field is immutable when `immutable` is set"));
+        }
+    }
+    errors
+}
+
+/// What is legal but does nothing here yet, so that nobody is left to believe it does.
+pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
+    let _ = object;
+    match noun(kind) {
+        ("admissionregistration.k8s.io", resource) => vec![format!(
+            "{resource} are stored but not enforced: this API server does not call admission webhooks or policies"
+        )],
+        ("apiregistration.k8s.io", "apiservices") => {
+            vec!["apiservices are stored but not served: this API server does not aggregate other API servers".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Takes the addresses and ports a write needs, to be kept once it is committed.
+pub(crate) fn reserve(
+    api: &Api,
+    kind: &Kind,
+    new: &mut Value,
+    old: Option<&Value>,
+) -> Result<Option<Reservation>, Vec<FieldError>> {
+    match noun(kind) {
+        ("", "services") => service::allocate(&api.0.allocator, new, old).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Gives back what a deleted object had.
+pub(crate) fn released(api: &Api, kind: &Kind, object: &Value) {
+    if noun(kind) == ("", "services") {
+        let (ips, ports) = service::holdings(object);
+        api.0.allocator.release(&ips, &ports);
+    }
+}
+
+/// How long objects of a kind live.
+pub(crate) fn time_to_live(kind: &Kind, config: &Config) -> Option<Duration> {
+    (kind.plural == "events" && kind.storage.resource == "events").then_some(config.event_ttl)
+}
+
+/// The grace period of a delete, in seconds; zero for kinds that have none.
+pub(crate) fn grace_period(kind: &Kind, object: &Value, asked: Option<i64>) -> i64 {
+    if kind.strategy.graceful_deletion { pod::grace_period(object, asked) } else { 0 }
+}
+
+/// Takes stored Services' addresses and ports at start.
+pub(crate) fn adopt(api: &Api, services: &[Arc<pharos_api::object::Object>]) {
+    for service in services {
+        if let Ok(object) = serde_json::from_slice::<Value>(service.bytes()) {
+            let (ips, ports) = service::holdings(&object);
+            api.0.allocator.adopt(ips, ports);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `scale`: the number of replicas of anything that has one, as `autoscaling/v1` Scale.
+
+use http::StatusCode;
+use pharos_api::validation::ErrorType;
+use pharos_transport::Response;
+use serde_json::{Value, json};
+
+use super::{options, unpinned};
+use crate::{
+    body,
+    call::Call,
+    convert,
+    negotiate::{Offer, Output, Shape},
+    respond,
+    status::{self, Status},
+    storage,
+    verbs::{
+        create::Written,
+        object_meta,
+        update::{self, Change, Manage, Part},
+    },
+};
+
+const API_VERSION: &str = "autoscaling/v1";
+
+/// Where an object keeps its replicas and selector.
+struct Paths {
+    spec: Vec<String>,
+    status: Vec<String>,
+    selector: Option<Vec<String>>,
+}
+
+fn paths(call: &Call) -> Paths {
+    let split = |path: &str| path.trim_start_matches('.').split('.').map(str::to_owned).collect::<Vec<_>>();
+    if let Some(custom) = crate::custom::scale_paths(&call.api, &call.kind) {
+        return Paths {
+            spec: split(&custom.spec_replicas),
+            status: split(&custom.status_replicas),
+            selector: custom.label_selector.as_deref().map(split),
+        };
+    }
+    Paths { spec: split("spec.replicas"), status: split("status.replicas"), selector: None }
+}
+
+fn at<'a>(object: &'a Value, path: &[String]) -> &'a Value {
+    path.iter().fold(object, |value, step| &value[step.as_str()])
+}
+
+/// The Scale of an object.
+fn of(call: &Call, object: &Value) -> Value {
+    let paths = paths(call);
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object["metadata"].get(field) {
+            metadata[field] = value.clone();
+        }
+    }
+    let mut status = json!({"replicas": at(object, &paths.status).as_i64().unwrap_or(0)});
+    let selector = match &paths.selector {
+        Some(path) => at(object, path).as_str().unwrap_or_default().to_owned(),
+        None => selector_text(&object["spec"]["selector"]),
+    };
+    if !selector.is_empty() {
+        status["selector"] = json!(selector);
+    }
+    let mut spec = json!({});
+    let replicas = at(object, &paths.spec).as_i64().unwrap_or(0);
+    if replicas != 0 {
+        spec["replicas"] = json!(replicas);
+    }
+    json!({"kind": "Scale", "apiVersion": API_VERSION, "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// A selector in the form of the `labelSelector` parameter.
+fn selector_text(selector: &Value) -> String {
+    let labels = match selector.get("matchLabels") {
+        Some(labels) => labels,
+        None if selector.get("matchExpressions").is_some() => &Value::Null,
+        None => selector, // A ReplicationController's is a plain map.
+    };
+    let mut parts: Vec<String> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
+        .collect();
+    for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = expression["key"].as_str().unwrap_or_default();
+        let mut values: Vec<&str> =
+            expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        parts.push(match expression["operator"].as_str() {
+            Some("In") => format!("{key} in ({})", values.join(",")),
+            Some("NotIn") => format!("{key} notin ({})", values.join(",")),
+            Some("DoesNotExist") => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    parts.sort();
+    parts.join(",")
+}
+
+async fn current(call: &Call) -> Result<Value, Status> {
+    let entry = call.api.0.storage.get(&call.kind, &call.info.namespace, &call.info.name).await?;
+    let entry = entry.ok_or_else(|| call.not_found(&call.info.name))?;
+    Ok(convert::from_storage(&call.kind, storage::parse(&entry.bytes)?))
+}
+
+pub(super) async fn get(call: &Call) -> Result<Response, Status> {
+    let output = output(call)?;
+    Ok(respond::plain(output, StatusCode::OK, &of(call, &current(call).await?)))
+}
+
+/// kubectl asks for a table first; a Scale has none, so it gets the object.
+fn output(call: &Call) -> Result<Output, Status> {
+    Ok(Output { shape: Shape::Object, ..call.output(Offer::Transformable)? })
+}
+
+pub(super) async fn put(call: &Call) -> Result<Response, Status> {
+    let output = output(call)?;
+    let options = options(call)?;
+    let scale = body::object_of(call, API_VERSION, "Scale", options.field_validation)?;
+    write(call, output, |_| Ok(scale.clone())).await
+}
+
+pub(super) async fn patch(call: &Call) -> Result<Response, Status> {
+    let output = output(call)?;
+    let patch = crate::patches::Patch::read(call)?;
+    write(call, output, |object| patch.apply_untyped(&of(call, object))).await
+}
+
+async fn write(
+    call: &Call,
+    output: Output,
+    mut scale: impl FnMut(&Value) -> Result<Value, Status> + Send,
+) -> Result<Response, Status> {
+    let paths = paths(call);
+    let options = options(call)?;
+    let written = update::modify(call, Part::Internal("scale"), &options, |object| {
+        let scale = scale(object)?;
+        let name = object_meta::text(&scale, "name");
+        if !name.is_empty() && name != call.info.name {
+            return Err(status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                call.info.name
+            )));
+        }
+        let replicas = match &scale["spec"]["replicas"] {
+            Value::Null => 0,
+            value => value.as_i64().ok_or_else(|| status::bad_request("spec.replicas must be a whole number"))?,
+        };
+        if replicas < 0 {
+            let error = super::super::strategy::field_error(
+                ErrorType::Invalid,
+                "spec.replicas",
+                json!(replicas),
+                "must be greater than or equal to 0",
+            );
+            return Err(status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
+        }
+        let mut changed = unpinned(object);
+        let given = object_meta::text(&scale, "resourceVersion");
+        if !given.is_empty() {
+            object_meta::of(&mut changed).insert("resourceVersion".into(), json!(given));
+        }
+        let place = paths.spec.iter().fold(&mut changed, |value, step| &mut value[step.as_str()]);
+        *place = json!(replicas);
+        Ok(Change { object: changed, manage: Manage::Update })
+    })
+    .await?;
+    let object = match &written {
+        Written::Stored(bytes) => convert::from_storage(&call.kind, storage::parse(bytes)?),
+        Written::DryRun(object) => object.clone(),
+    };
+    Ok(respond::plain(output, StatusCode::OK, &of(call, &object)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_as_text() {
+        assert_eq!(selector_text(&json!({"matchLabels": {"b": "1", "a": "2"}})), "a=2,b=1");
+        assert_eq!(selector_text(&json!({"a": "2"})), "a=2");
+        let expressions = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": ["y", "x"]}]});
+        assert_eq!(selector_text(&expressions), "k in (x,y)");
+    }
+}

@@ -1,0 +1,42 @@
+//! `serviceaccounts/{name}/token`: tokens on request.
+
+use http::StatusCode;
+use pharos_transport::Response;
+
+use super::options;
+use crate::{
+    authn::issuer::Refused,
+    body,
+    call::Call,
+    negotiate::Offer,
+    respond,
+    status::{self, Status},
+};
+
+pub(super) async fn create(call: &Call) -> Result<Response, Status> {
+    let output = call.output(Offer::Plain)?;
+    let options = options(call)?;
+    let request = body::object_of(call, "authentication.k8s.io/v1", "TokenRequest", options.field_validation)?;
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    let objects = crate::background::CachedObjects(call.api.clone());
+    let answered = call.api.0.issuer.request(namespace, name, &request, &objects).map_err(|refused| refuse(name, refused))?;
+    Ok(respond::plain(output, StatusCode::CREATED, &answered))
+}
+
+fn refuse(account: &str, refused: Refused) -> Status {
+    let text = refused.to_string();
+    match refused {
+        Refused::BadRequest(message) => status::bad_request(message),
+        Refused::Invalid { field, value, message } => status::invalid_one(
+            "authentication.k8s.io",
+            "TokenRequest",
+            account,
+            "FieldValueInvalid",
+            &field,
+            format!("Invalid value: {value}: {message}"),
+        ),
+        Refused::NotFound { resource, name } => status::not_found("", &resource, &name),
+        Refused::Conflict { resource, name, message } => status::conflict("", &resource, &name, &message),
+        _ => status::internal(text),
+    }
+}

@@ -1,0 +1,126 @@
+//! Lists: from the watch cache, at the revision asked for, a page at a time.
+
+use bytes::{BufMut as _, BytesMut};
+use http::StatusCode;
+use pharos_api::object::Object;
+use pharos_store::{Error, ListOptions as CacheOptions};
+use pharos_transport::Response;
+use serde_json::{Value, json};
+
+use crate::{
+    call::Call,
+    convert,
+    lists::Continue,
+    negotiate::{Offer, Output, Shape},
+    options::{ListOptions, Match},
+    respond,
+    status::{self, Status},
+    storage,
+};
+
+/// What upstream says when a continue token has outlived its revision.
+const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start a \
+    new list without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+    the results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+    modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+pub(super) async fn list(call: &Call) -> Result<Response, Status> {
+    let output = call.output(Offer::Transformable)?;
+    let options = ListOptions::parse(&call.query, false)?;
+    check_fields(call, &options)?;
+    let cache = call.api.0.storage.cache(&call.kind)?;
+    let token = options.continue_token.as_deref().map(Continue::decode).transpose()?;
+    let mut wanted = CacheOptions { scope: call.scope(&options), limit: options.limit, ..CacheOptions::default() };
+    match (&token, options.resource_version, options.version_match) {
+        (Some(token), ..) => {
+            wanted.start = Some(format!("{}{}", cache.prefix(), token.start));
+            match token.revision {
+                Some(revision) => wanted.exact = Some(revision),
+                None => wanted.at_least = call.api.0.storage.revision().await?,
+            }
+        }
+        (None, Some(version), Some(Match::Exact)) => wanted.exact = Some(version),
+        // Before `resourceVersionMatch` there was only this: with a limit, exactly; without, at least.
+        (None, Some(version), None) if version > 0 && options.limit > 0 => wanted.exact = Some(version),
+        (None, Some(version), _) => wanted.at_least = version,
+        (None, None, _) => wanted.at_least = call.api.0.storage.revision().await?,
+    }
+    let everything = options.labels.is_everything() && options.fields.is_everything();
+    let found = if everything {
+        cache.list(&wanted).await
+    } else {
+        cache.list_matching(&wanted, |object| selects(&options, object)).await
+    };
+    let list = found.map_err(|error| match (error, &token) {
+        (Error::Compacted { .. }, Some(token)) => {
+            let inconsistent = Continue { revision: None, start: token.start.clone() };
+            status::expired(TOO_OLD).with_continue(inconsistent.encode())
+        }
+        (error, _) => error.into(),
+    })?;
+    // Pages that follow are read at the revision of the first.
+    let next = list.next.as_deref().and_then(|key| key.strip_prefix(cache.prefix())).map(|start| {
+        Continue { revision: Some(list.revision), start: start.to_owned() }.encode()
+    });
+    let mut metadata = json!({"resourceVersion": list.revision.to_string()});
+    if let Some(next) = next {
+        metadata["continue"] = json!(next);
+        if everything && let Some(remaining) = list.remaining {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
+    }
+    if output == Output::JSON && convert::is_served_as_stored(&call.kind) {
+        return Ok(joined(call, &metadata, list.objects.iter().map(|object| object.bytes())));
+    }
+    let mut items = Vec::with_capacity(list.objects.len());
+    for object in &list.objects {
+        items.push(convert::from_storage(&call.kind, storage::parse(object.bytes())?));
+    }
+    let body = match output.shape {
+        Shape::Table(version) => respond::table(call, version, &items, &metadata)?,
+        Shape::Partial(version) => json!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": metadata,
+            "items": items.iter().map(|item| pharos_api::partial::metadata(item, version)).collect::<Vec<Value>>(),
+        }),
+        Shape::Object => json!({
+            "kind": call.kind.list_kind(),
+            "apiVersion": call.kind.api_version(),
+            "metadata": metadata,
+            "items": items,
+        }),
+    };
+    Ok(respond::plain(output, StatusCode::OK, &body))
+}
+
+/// A list whose items are the stored bytes themselves.
+fn joined<'a>(call: &Call, metadata: &Value, items: impl Iterator<Item = &'a bytes::Bytes> + Clone) -> Response {
+    let head = format!(
+        "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
+        json!(call.kind.list_kind()),
+        json!(call.kind.api_version())
+    );
+    let size = head.len() + items.clone().map(|item| item.len() + 1).sum::<usize>() + 2;
+    let mut body = BytesMut::with_capacity(size);
+    body.put_slice(head.as_bytes());
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            body.put_u8(b',');
+        }
+        body.put_slice(item);
+    }
+    body.put_slice(b"]}");
+    respond::bytes(StatusCode::OK, "application/json", body.freeze())
+}
+
+/// Refuses field selectors the kind has no such field for.
+pub(super) fn check_fields(call: &Call, options: &ListOptions) -> Result<(), Status> {
+    let extra = call.kind.fields.iter().map(|field| field.label.as_ref());
+    options.fields.check(call.kind.namespaced, extra).map_err(|error| status::bad_request(error.0))
+}
+
+/// Whether an object is one of those asked for.
+pub(super) fn selects(options: &ListOptions, object: &Object) -> bool {
+    options.labels.matches(|key| object.label(key)) && options.fields.matches(|field| object.field(field))
+}

@@ -1,0 +1,311 @@
+//! Updates: read, change, compare and swap.
+
+use bytes::Bytes;
+use http::StatusCode;
+use pharos_api::{
+    registry::Kind,
+    validation::{self, ErrorType},
+};
+use pharos_store::{Error, Expect, Op};
+use pharos_transport::Response;
+use serde_json::{Value, json};
+
+use super::{
+    create::{self, QUOTA_TRIES, Written},
+    object_meta,
+};
+use crate::{
+    admission::{self, Attributes, Operation, resource_quota},
+    authz, body,
+    call::Call,
+    convert, managed_fields,
+    negotiate::Offer,
+    options::WriteOptions,
+    respond,
+    status::{self, Status},
+    storage, strategy,
+};
+
+/// Which part of an object a write is for. The rest stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status.
+    Main,
+    /// The status.
+    Status,
+    /// `spec.ephemeralContainers` of a pod.
+    EphemeralContainers,
+    /// The resources of a pod's containers.
+    Resize,
+    /// `spec.finalizers` of a namespace.
+    Finalize,
+    /// The approval conditions of a certificate signing request.
+    Approval,
+    /// Whatever the server itself writes on behalf of a subresource (scale, binding, eviction): not checked again by part.
+    Internal(&'static str),
+}
+
+impl Part {
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Part::Main => "",
+            Part::Status => "status",
+            Part::EphemeralContainers => "ephemeralcontainers",
+            Part::Resize => "resize",
+            Part::Finalize => "finalize",
+            Part::Approval => "approval",
+            Part::Internal(name) => name,
+        }
+    }
+}
+
+/// How a managed-fields entry comes about.
+pub(crate) enum Manage {
+    /// The writer owns what it changed.
+    Update,
+    /// The change already carries its managed fields.
+    Done,
+}
+
+/// What an update makes of an object.
+pub(crate) struct Change {
+    /// The new state, in the version asked for.
+    pub(crate) object: Value,
+    /// Who owns what.
+    pub(crate) manage: Manage,
+}
+
+/// PUT.
+pub(crate) async fn put(call: &Call, part: Part) -> Result<Response, Status> {
+    let output = call.output(Offer::Transformable)?;
+    let options = WriteOptions::parse(&call.query)?;
+    let object = body::object(call, options.field_validation)?;
+    let mut placed = object;
+    object_meta::place(&call.kind, &mut placed, &call.info.namespace, &call.info.name)?;
+    if placed["metadata"]["name"].as_str().is_none_or(str::is_empty) {
+        return Err(status::bad_request("name must be provided"));
+    }
+    let outcome = modify(call, part, &options, |_| Ok(Change { object: placed.clone(), manage: Manage::Update })).await;
+    match outcome {
+        Err(missing) if missing.is_not_found() && part == Part::Main && call.kind.strategy.create_on_update => {
+            may_create(call)?;
+            object_meta::of(&mut placed).remove("uid");
+            object_meta::of(&mut placed).remove("resourceVersion");
+            let written = create::create_object(call, placed, &call.info.name, &options).await?;
+            respond::object(call, output, StatusCode::CREATED, written.as_stored())
+        }
+        outcome => respond::object(call, output, StatusCode::OK, outcome?.as_stored()),
+    }
+}
+
+/// Whether a write that turned out to be a create is allowed to be one.
+pub(crate) fn may_create(call: &Call) -> Result<(), Status> {
+    let info = &call.info;
+    let attributes =
+        authz::Attributes::resource(&call.user, "create", &info.group, &info.resource, &info.namespace, &info.name);
+    let decision = call.api.0.authorizer.authorize(&attributes);
+    if decision.allowed() {
+        return Ok(());
+    }
+    Err(call.forbidden(&info.name, &attributes.denial(decision.reason())))
+}
+
+/// Changes the call's object; `change` may be called several times, each time with the newest state.
+///
+/// A resource version in the changed object must be the present one. Without one, the change is made again on
+/// whatever state others have written meanwhile.
+pub(crate) async fn modify(
+    call: &Call,
+    part: Part,
+    options: &WriteOptions,
+    mut change: impl FnMut(&Value) -> Result<Change, Status> + Send,
+) -> Result<Written, Status> {
+    let kind = &*call.kind;
+    let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    let key = kind.key(namespace, name);
+    for _ in 0..QUOTA_TRIES {
+        let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
+        let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);
+        let Change { object, manage } = change(&old)?;
+        let pinned = check_preconditions(call, &object, &old)?;
+        let prepared = prepare(call, part, options, object, &old, &manage).await?;
+        let (new, reservation) = match prepared {
+            Prepared::Same => return Ok(Written::Stored(entry.bytes)),
+            Prepared::Changed(new, reservation) => (new, reservation),
+        };
+        if options.dry_run {
+            return Ok(Written::DryRun(new));
+        }
+        let gone = is_gone(kind, &new);
+        let attributes = attributes(call, part);
+        let mut ops = Vec::new();
+        if gone {
+            ops.push(Op::delete(key.as_str(), Expect::Revision(entry.revision)));
+            ops.extend(resource_quota::credit(&attributes, &old).await?);
+        } else {
+            let value = pharos_store::Value::encode(&convert::to_storage(kind, new.clone()))?;
+            let ttl = strategy::time_to_live(kind, &call.api.0.config);
+            ops.push(create::with_ttl(Op::update(key.as_str(), value, entry.revision), ttl));
+            ops.extend(resource_quota::charge(&attributes, &new, Some(&old)).await?);
+        }
+        match call.api.0.storage.commit(ops).await {
+            Ok(commit) => {
+                if let Some(reservation) = reservation {
+                    reservation.keep();
+                }
+                if gone {
+                    strategy::released(&call.api, kind, &new);
+                    return last_state(kind, new, commit.revision);
+                }
+                return create::written(&commit);
+            }
+            Err(Error::Conflict { key: conflicting, current }) if *conflicting == *key => {
+                if current.is_none() {
+                    return Err(call.not_found(name));
+                }
+                if pinned {
+                    return Err(status::modified(kind, name));
+                }
+            }
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(status::modified(kind, name))
+}
+
+/// The last state of an object that an update made go away.
+fn last_state(kind: &Kind, mut object: Value, revision: u64) -> Result<Written, Status> {
+    object["metadata"]["resourceVersion"] = json!(revision.to_string());
+    let stored = convert::to_storage(kind, object);
+    Ok(Written::Stored(Bytes::from(serde_json::to_vec(&stored).unwrap_or_default())))
+}
+
+/// Checks resource version and uid; true if the version pins the write to this state.
+fn check_preconditions(call: &Call, new: &Value, old: &Value) -> Result<bool, Status> {
+    let kind = &*call.kind;
+    let name = &call.info.name;
+    let uid = object_meta::text(new, "uid");
+    if !uid.is_empty() && uid != object_meta::text(old, "uid") {
+        return Err(status::conflict(
+            &kind.group,
+            &kind.plural,
+            name,
+            &format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                object_meta::text(old, "uid")
+            ),
+        ));
+    }
+    let version = object_meta::text(new, "resourceVersion");
+    if version.is_empty() || version == "0" {
+        if call.info.verb == "update" && !kind.strategy.unconditional_update {
+            return Err(status::invalid_field(
+                kind,
+                name,
+                ErrorType::Invalid,
+                "metadata.resourceVersion",
+                json!(0),
+                "must be specified for an update",
+            ));
+        }
+        return Ok(false);
+    }
+    if version.parse::<u64>().is_err() {
+        return Err(status::invalid_field(
+            kind,
+            name,
+            ErrorType::Invalid,
+            "metadata.resourceVersion",
+            json!(version),
+            "must be an unsigned integer",
+        ));
+    }
+    if version != object_meta::text(old, "resourceVersion") {
+        return Err(status::modified(kind, name));
+    }
+    Ok(true)
+}
+
+enum Prepared {
+    /// Nothing would change.
+    Same,
+    /// What to store, and the numbers taken for it.
+    Changed(Value, Option<strategy::Reservation>),
+}
+
+fn attributes(call: &Call, part: Part) -> Attributes<'_> {
+    Attributes {
+        api: &call.api,
+        user: &call.user,
+        kind: &call.kind,
+        subresource: part.subresource(),
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        operation: Operation::Update,
+    }
+}
+
+/// Defaults, admits and validates the new state of an object.
+async fn prepare(
+    call: &Call,
+    part: Part,
+    options: &WriteOptions,
+    mut new: Value,
+    old: &Value,
+    manage: &Manage,
+) -> Result<Prepared, Status> {
+    let kind = &*call.kind;
+    let name = &call.info.name;
+    let errors = object_meta::check_update(kind, &new, old);
+    if !errors.is_empty() {
+        return Err(call.invalid(name, &errors));
+    }
+    object_meta::carry_over(&mut new, old);
+    new["apiVersion"] = old["apiVersion"].clone();
+    new["kind"] = old["kind"].clone();
+    strategy::keep_other_parts(kind, part, &mut new, old);
+    pharos_api::defaulting::apply(kind, &mut new);
+    strategy::prepare_for_update(kind, part, &mut new, old);
+    let attributes = attributes(call, part);
+    admission::mutate(&attributes, &mut new, Some(old)).await?;
+    pharos_api::defaulting::apply(kind, &mut new);
+    if let Manage::Update = manage {
+        managed_fields::updated(call, part, &mut new, old, options);
+    }
+    object_meta::tidy(&mut new);
+    if kind.strategy.generation && part != Part::Status && object_meta::spec_differs(&new, old) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        object_meta::of(&mut new).insert("generation".into(), json!(generation));
+    }
+    let mut errors = match part {
+        Part::Status => validation::validate_status(kind, &new, old),
+        _ => validation::validate(kind, &new, Some(old)),
+    };
+    errors.extend(strategy::validate_update(kind, part, &new, old));
+    if !errors.is_empty() {
+        return Err(call.invalid(name, &errors));
+    }
+    admission::validate(&attributes, Some(&new), Some(old)).await?;
+    let reservation = match part {
+        Part::Main => {
+            strategy::reserve(&call.api, kind, &mut new, Some(old)).map_err(|errors| call.invalid(name, &errors))?
+        }
+        _ => None,
+    };
+    if object_meta::same(&new, old) {
+        return Ok(Prepared::Same);
+    }
+    Ok(Prepared::Changed(new, reservation))
+}
+
+/// Whether nothing keeps an object that is being deleted any more.
+pub(crate) fn is_gone(kind: &Kind, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    let namespace = kind.group.is_empty() && kind.plural == "namespaces";
+    !metadata["deletionTimestamp"].is_null()
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && empty(&metadata["finalizers"])
+        && (!namespace || empty(&object["spec"]["finalizers"]))
+}

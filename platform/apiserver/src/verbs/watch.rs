@@ -1,0 +1,327 @@
+//! Watches: a cache's events, seen through a client's selectors, as JSON lines or WebSocket messages.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::Stream;
+use http::StatusCode;
+use pharos_api::object::Object;
+use pharos_store::{EventType, Item, Start, Subscription, WatchEvent};
+use pharos_transport::{Body, Response};
+use prometheus::IntGauge;
+use rand::Rng as _;
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::list::{check_fields, selects};
+use crate::{
+    call::Call,
+    convert,
+    negotiate::{Offer, Output, Shape},
+    options::ListOptions,
+    respond,
+    status::Status,
+    storage,
+};
+
+/// How often a client that allows bookmarks gets one (`apiserver/pkg/storage/cacher`, `bookmarkFrequency`).
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+
+/// Events are joined into one chunk up to this size, as long as they are there already.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Marks the bookmark after the initial events.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+pub(super) async fn watch(call: &Call) -> Result<Response, Status> {
+    let mut response = Response::new(body(call, true).await?);
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}
+
+/// The watch as a body: in chunks of whole lines, or of one line each.
+pub(crate) async fn body(call: &Call, joined: bool) -> Result<Body, Status> {
+    let frames = frames(call, if joined { CHUNK_BYTES } else { 0 }).await?;
+    Ok(Body::stream(futures::StreamExt::map(frames, Ok::<_, std::io::Error>)).long_running())
+}
+
+async fn frames(call: &Call, chunk_bytes: usize) -> Result<impl Stream<Item = Bytes> + Send + 'static + use<>, Status> {
+    let output = call.output(Offer::Transformable)?;
+    let options = ListOptions::parse(&call.query, true)?;
+    check_fields(call, &options)?;
+    let cache = call.api.0.storage.cache(&call.kind)?;
+    if let Some(version) = options.resource_version {
+        cache.wait(version).await?;
+    }
+    let start = match (options.send_initial_events, options.resource_version) {
+        (Some(true), _) | (None, None | Some(0)) => Start::Initial,
+        (Some(false), None | Some(0)) => Start::Now,
+        (_, Some(version)) => Start::Revision(version),
+    };
+    let seconds = options.timeout_seconds.filter(|&seconds| seconds > 0).map(Duration::from_secs);
+    let timeout = seconds.unwrap_or_else(|| {
+        let shortest = call.api.0.config.min_request_timeout;
+        shortest + shortest.mul_f64(rand::rng().random_range(0.0..1.0))
+    });
+    let scope = call.scope(&options);
+    let api = &call.api.0;
+    let labels = [&*call.kind.group, &*call.kind.version, &*call.kind.kind];
+    let view = View {
+        output,
+        kind: call.kind.clone(),
+        columns_sent: false,
+        table: Call {
+            api: call.api.clone(),
+            user: call.user.clone(),
+            info: call.info.clone(),
+            query: call.query.clone(),
+            headers: call.headers.clone(),
+            body: Bytes::new(),
+            kind: call.kind.clone(),
+            warnings: parking_lot::Mutex::default(),
+        },
+    };
+    let ticks = options.allow_bookmarks.then(|| {
+        let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    });
+    let (subscription, failure) = match cache.subscribe(scope, start) {
+        Ok(subscription) => (Some(subscription), None),
+        // Too old a revision is told in the stream, as upstream does.
+        Err(error) => (None, Some(Status::from(error))),
+    };
+    let watch = Watch {
+        subscription,
+        failure,
+        view,
+        marks_end: options.send_initial_events == Some(true) && options.allow_bookmarks,
+        options,
+        ticks,
+        deadline: Instant::now() + timeout,
+        chunk_bytes,
+        events: api.metrics.watch_events.with_label_values(&labels),
+        sizes: api.metrics.watch_events_sizes.with_label_values(&labels),
+        _open: OpenWatch::new(api.metrics.registered_watchers.with_label_values(&labels)),
+    };
+    Ok(futures::stream::unfold(watch, |mut watch| async move { watch.next().await.map(|chunk| (chunk, watch)) }))
+}
+
+/// Counts an open watch for as long as it lives.
+struct OpenWatch(IntGauge);
+
+impl OpenWatch {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        OpenWatch(gauge)
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// How a client sees objects.
+struct View {
+    output: Output,
+    kind: Arc<pharos_api::registry::Kind>,
+    /// The columns of a table go along with the first event only.
+    columns_sent: bool,
+    /// The request, for what a table needs of it.
+    table: Call,
+}
+
+struct Watch {
+    /// `None` once the watch is over.
+    subscription: Option<Subscription>,
+    /// Said before the watch ends.
+    failure: Option<Status>,
+    view: View,
+    options: ListOptions,
+    /// Whether the end of the initial events is marked.
+    marks_end: bool,
+    ticks: Option<Interval>,
+    deadline: Instant,
+    /// A chunk is sent once it is larger.
+    chunk_bytes: usize,
+    events: prometheus::IntCounter,
+    sizes: prometheus::Histogram,
+    _open: OpenWatch,
+}
+
+enum Wake {
+    Item(Result<Item, pharos_store::Error>),
+    Bookmark,
+    Deadline,
+}
+
+impl Watch {
+    /// The next chunk, or `None` when the watch is over.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(failure) = self.failure.take() {
+                self.subscription = None;
+                return Some(line("ERROR", &failure.to_value()));
+            }
+            let subscription = self.subscription.as_mut()?;
+            let tick = async {
+                match &mut self.ticks {
+                    Some(ticks) => ticks.tick().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let wake = tokio::select! {
+                biased;
+                item = subscription.next() => Wake::Item(item),
+                _ = tick => Wake::Bookmark,
+                () = tokio::time::sleep_until(self.deadline) => Wake::Deadline,
+            };
+            let mut chunk = BytesMut::new();
+            match wake {
+                Wake::Deadline => {
+                    let revision = subscription.bookmark();
+                    self.subscription = None;
+                    if !self.options.allow_bookmarks {
+                        return None;
+                    }
+                    self.bookmark(&mut chunk, revision, false);
+                }
+                Wake::Bookmark => {
+                    let revision = subscription.bookmark();
+                    self.bookmark(&mut chunk, revision, false);
+                }
+                Wake::Item(item) => self.take(item, &mut chunk),
+            }
+            if !chunk.is_empty() {
+                return Some(chunk.freeze());
+            }
+        }
+    }
+
+    /// Writes an item and all that follow it at once.
+    fn take(&mut self, first: Result<Item, pharos_store::Error>, chunk: &mut BytesMut) {
+        let mut item = first.map(Some);
+        loop {
+            match item {
+                Ok(Some(Item::Event(event))) => {
+                    if let Err(failure) = self.event(&event, chunk) {
+                        self.failure = Some(failure);
+                        return;
+                    }
+                }
+                Ok(Some(Item::Synced(revision))) => {
+                    if self.marks_end {
+                        self.bookmark(chunk, revision, true);
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    self.failure = Some(error.into());
+                    return;
+                }
+            }
+            if chunk.len() > self.chunk_bytes {
+                return;
+            }
+            let Some(subscription) = self.subscription.as_mut() else { return };
+            item = subscription.try_next();
+        }
+    }
+
+    /// Writes an event as this client sees it: an object that starts or ceases to match comes or goes.
+    fn event(&mut self, event: &WatchEvent, chunk: &mut BytesMut) -> Result<(), Status> {
+        let now = event.kind != EventType::Deleted && selects(&self.options, &event.object);
+        let before = match &event.previous {
+            Some(previous) => selects(&self.options, previous),
+            None => event.kind == EventType::Deleted && selects(&self.options, &event.object),
+        };
+        let start = chunk.len();
+        match (event.kind, before, now) {
+            (EventType::Added, _, true) => self.view.write(chunk, "ADDED", &event.object)?,
+            (EventType::Modified, true, true) => self.view.write(chunk, "MODIFIED", &event.object)?,
+            (EventType::Modified, false, true) => self.view.write(chunk, "ADDED", &event.object)?,
+            (EventType::Deleted, true, _) => self.view.write(chunk, "DELETED", &event.object)?,
+            (EventType::Modified, true, false) => {
+                // The client gets the object as it last saw it, at the revision at which it went out of sight.
+                let Some(previous) = &event.previous else { return Ok(()) };
+                let mut value = storage::parse(previous.bytes())?;
+                value["metadata"]["resourceVersion"] = json!(event.revision.to_string());
+                self.view.write_value(chunk, "DELETED", value)?;
+            }
+            _ => return Ok(()),
+        }
+        self.events.inc();
+        self.sizes.observe((chunk.len() - start) as f64);
+        Ok(())
+    }
+
+    fn bookmark(&mut self, chunk: &mut BytesMut, revision: u64, initial_events_end: bool) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_events_end {
+            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let kind = &self.view.kind;
+        let value = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
+        let shaped = match self.view.output.shape {
+            Shape::Object => value,
+            Shape::Partial(version) => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": value["metadata"],
+            }),
+            Shape::Table(version) => json!({
+                "kind": "Table",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": {"resourceVersion": revision.to_string()},
+                "columnDefinitions": null,
+                "rows": [{"cells": [], "object": {
+                    "kind": "PartialObjectMetadata",
+                    "apiVersion": format!("meta.k8s.io/{version}"),
+                    "metadata": value["metadata"],
+                }}],
+            }),
+        };
+        chunk.put_slice(&line("BOOKMARK", &shaped));
+    }
+}
+
+impl View {
+    fn write(&mut self, chunk: &mut BytesMut, event: &str, object: &Object) -> Result<(), Status> {
+        if self.output.shape == Shape::Object && convert::is_served_as_stored(&self.kind) {
+            chunk.put_slice(b"{\"type\":\"");
+            chunk.put_slice(event.as_bytes());
+            chunk.put_slice(b"\",\"object\":");
+            chunk.put_slice(object.bytes());
+            chunk.put_slice(b"}\n");
+            return Ok(());
+        }
+        self.write_value(chunk, event, storage::parse(object.bytes())?)
+    }
+
+    fn write_value(&mut self, chunk: &mut BytesMut, event: &str, stored: Value) -> Result<(), Status> {
+        let value = convert::from_storage(&self.kind, stored);
+        let shaped = match self.output.shape {
+            Shape::Object => value,
+            Shape::Partial(version) => pharos_api::partial::metadata(&value, version),
+            Shape::Table(version) => {
+                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+                let mut table = respond::table(&self.table, version, &[value], &metadata)?;
+                if std::mem::replace(&mut self.columns_sent, true) {
+                    table["columnDefinitions"] = Value::Null;
+                }
+                table
+            }
+        };
+        chunk.put_slice(&line(event, &shaped));
+        Ok(())
+    }
+}
+
+fn line(event: &str, object: &Value) -> Bytes {
+    Bytes::from(format!("{}\n", json!({"type": event, "object": object})))
+}
