@@ -113,14 +113,7 @@ struct Node {
 impl Object {
     /// Wraps complete JSON bytes stored at `revision`. Reads nothing yet.
     pub fn new(bytes: Bytes, revision: u64, create_revision: u64, fields: Arc<Fields>) -> Self {
-        Self {
-            bytes,
-            revision,
-            create_revision,
-            fields,
-            card: OnceLock::new(),
-            encodings: Default::default(),
-        }
+        Self { bytes, revision, create_revision, fields, card: OnceLock::new(), encodings: Default::default() }
     }
 
     /// The JSON, resource version included, ready to be sent.
@@ -413,12 +406,7 @@ impl<'de> Visitor<'de> for RootSeed<'_, '_> {
 }
 
 /// Reads the value of `key` if a field lies there or below, and skips it otherwise.
-fn next_field<'de, A: MapAccess<'de>>(
-    reading: &mut Reading<'_>,
-    node: &Node,
-    key: &str,
-    map: &mut A,
-) -> Result<(), A::Error> {
+fn next_field<'de, A: MapAccess<'de>>(reading: &mut Reading<'_>, node: &Node, key: &str, map: &mut A) -> Result<(), A::Error> {
     match node.child(key) {
         Some(child) => map.next_value_seed(FieldSeed(reading, child)),
         None => map.next_value::<IgnoredAny>().map(drop),

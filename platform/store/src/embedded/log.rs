@@ -32,9 +32,6 @@ pub(super) struct Log {
     revision: Revision,
     /// A segment being made ready.
     spare: Option<JoinHandle<Result<File>>>,
-    /// Makes every write fail half-way, as on a full disk.
-    #[cfg(test)]
-    pub(super) fails: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 struct Active {
@@ -69,16 +66,7 @@ impl Log {
         for (_, path) in segments.extract_if(.., |(id, _)| *id < first) {
             files::remove(&path)?; // Folded into the snapshot before a crash.
         }
-        let mut log = Self {
-            dir: dir.to_owned(),
-            segment_bytes,
-            active: None,
-            last: (first - 1, 0),
-            revision,
-            spare: None,
-            #[cfg(test)]
-            fails: std::sync::Arc::default(),
-        };
+        let mut log = Self { dir: dir.to_owned(), segment_bytes, active: None, last: (first - 1, 0), revision, spare: None };
         let mut sealed: Vec<Sealed> = Vec::new();
         let mut segments = segments.into_iter().peekable();
         if segments.peek().is_none() && first > 1 {
@@ -185,7 +173,7 @@ impl Log {
 
     fn write(&self, active: &Active, batch: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
-        if self.fails.load(std::sync::atomic::Ordering::Relaxed) {
+        if FAILS.lock().contains(&self.dir) {
             active.file.write_all_at(&batch[..batch.len() * 3 / 4], offset)?;
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -244,6 +232,10 @@ impl Log {
         self.spare = spawned.ok(); // Without it the segment is made when it is needed.
     }
 }
+
+/// Directories whose writes fail half-way, as on a full disk.
+#[cfg(test)]
+pub(super) static FAILS: parking_lot::Mutex<Vec<PathBuf>> = parking_lot::Mutex::new(Vec::new());
 
 const SPARE: &str = "segment.new";
 
