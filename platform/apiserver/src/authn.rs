@@ -35,6 +35,8 @@ pub const ALL_AUTHENTICATED: &str = "system:authenticated";
 pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Who sends a request without credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
+/// The WebSocket subprotocol browsers send their token as, for want of headers.
+const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 /// The extra key that names the credential, for audit.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
@@ -54,11 +56,7 @@ pub struct UserInfo {
 impl UserInfo {
     /// A user in these groups.
     pub fn new(username: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        UserInfo {
-            username: username.into(),
-            groups: groups.into_iter().map(Into::into).collect(),
-            ..Self::default()
-        }
+        UserInfo { username: username.into(), groups: groups.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
     /// Who sends a request without credentials.
@@ -172,7 +170,13 @@ impl Authenticator {
     /// # Errors
     ///
     /// When a CA certificate cannot be used.
-    pub fn new(config: Config, issuer: Arc<TokenIssuer>, objects: Arc<dyn Objects>, clock: Clock, metrics: Metrics) -> Result<Self, Error> {
+    pub fn new(
+        config: Config,
+        issuer: Arc<TokenIssuer>,
+        objects: Arc<dyn Objects>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
         let ca = match config.client_ca.as_slice() {
             [] => None,
             certificates => Some(ClientCa::new(certificates)?),
@@ -312,10 +316,30 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .find_map(|protocol| protocol.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))
+        .find_map(|protocol| protocol.trim().strip_prefix(WEBSOCKET_TOKEN))
         .and_then(|encoded| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok())
         .and_then(|token| String::from_utf8(token).ok())
         .filter(|token| !token.is_empty())
+}
+
+/// Removes the credentials from a request that has been authenticated, so that nobody it is passed on to sees them.
+pub fn strip_credentials(headers: &mut HeaderMap) {
+    headers.remove(http::header::AUTHORIZATION);
+    let kept: Vec<http::HeaderValue> = headers
+        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .map(|value| {
+            let protocols = value.split(',').map(str::trim).filter(|protocol| !protocol.starts_with(WEBSOCKET_TOKEN));
+            protocols.collect::<Vec<_>>().join(", ")
+        })
+        .filter(|value| !value.is_empty())
+        .filter_map(|value| value.try_into().ok())
+        .collect();
+    headers.remove(http::header::SEC_WEBSOCKET_PROTOCOL);
+    for value in kept {
+        headers.append(http::header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
 }
 
 #[cfg(test)]

@@ -59,7 +59,9 @@ pub fn new_secret(wanted: &NewToken) -> Result<(String, Value), String> {
         return Err(format!("the bootstrap token is not of the form \"[a-z0-9]{{{ID_LENGTH}}}.[a-z0-9]{{{SECRET_LENGTH}}}\""));
     };
     if let Some(group) = wanted.groups.iter().find(|group| !is_bootstrap_group(group)) {
-        return Err(format!("bootstrap group {group:?} is invalid (must match \\Asystem:bootstrappers:[a-z0-9:-]{{0,255}}[a-z0-9]\\z)"));
+        return Err(format!(
+            "bootstrap group {group:?} is invalid (must match \\Asystem:bootstrappers:[a-z0-9:-]{{0,255}}[a-z0-9]\\z)"
+        ));
     }
     let mut data = json!({
         "token-id": id,
@@ -144,9 +146,8 @@ pub fn expiration(secret: &Value) -> Result<Option<Timestamp>, &'static str> {
 
 fn random() -> String {
     let mut random = rand::rng();
-    let mut part = |length: usize| -> String {
-        (0..length).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect()
-    };
+    let mut part =
+        |length: usize| -> String { (0..length).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect() };
     format!("{}.{}", part(ID_LENGTH), part(SECRET_LENGTH))
 }
 

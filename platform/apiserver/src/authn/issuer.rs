@@ -268,9 +268,8 @@ impl Bound {
             }
         };
         let name = field("name");
-        let object = objects
-            .get("", resource, scope, name)
-            .ok_or_else(|| Refused::NotFound { resource, name: name.to_owned() })?;
+        let object =
+            objects.get("", resource, scope, name).ok_or_else(|| Refused::NotFound { resource, name: name.to_owned() })?;
         if resource == "pods" && object["spec"]["serviceAccountName"].as_str() != Some(account) {
             return Err(Refused::BadRequest(format!(
                 "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."

@@ -82,9 +82,7 @@ impl SigningKey {
             .take_while(|line| !line.starts_with("-----END"))
             .map(str::trim)
             .collect();
-        let der = base64::engine::general_purpose::STANDARD
-            .decode(body)
-            .map_err(|error| Error::Key(error.to_string()))?;
+        let der = base64::engine::general_purpose::STANDARD.decode(body).map_err(|error| Error::Key(error.to_string()))?;
         Self::from_pkcs8(&der)
     }
 

@@ -50,10 +50,15 @@ impl Bench {
         objects.put("serviceaccounts", "dev", "app", uid("sa-1"));
         objects.put("nodes", "", "n1", uid("node-1"));
         objects.put("secrets", "dev", "s", uid("secret-1"));
-        objects.put("pods", "dev", "web", json!({
-            "metadata": {"uid": "pod-1"},
-            "spec": {"serviceAccountName": "app", "nodeName": "n1"},
-        }));
+        objects.put(
+            "pods",
+            "dev",
+            "web",
+            json!({
+                "metadata": {"uid": "pod-1"},
+                "spec": {"serviceAccountName": "app", "nodeName": "n1"},
+            }),
+        );
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let authenticator = Authenticator::new(config, Arc::clone(&issuer), objects.clone(), clock, metrics).unwrap();
@@ -164,4 +169,17 @@ fn splits_account_names() {
     check("system:serviceaccount:a:", None);
     check("system:serviceaccount:a:b:c", None);
     check("jane", None);
+}
+
+#[test]
+fn passes_no_credentials_on() {
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_static("Bearer x"));
+    headers.insert(
+        "sec-websocket-protocol",
+        HeaderValue::from_static("base64url.bearer.authorization.k8s.io.eA, v5.channel.k8s.io, v4.channel.k8s.io"),
+    );
+    strip_credentials(&mut headers);
+    assert_eq!(headers.len(), 1);
+    assert_eq!(headers["sec-websocket-protocol"], "v5.channel.k8s.io, v4.channel.k8s.io");
 }

@@ -216,11 +216,7 @@ impl Check<'_> {
             return Err(Error::Invalidated);
         }
         let (found, claimed) = (text(&object["metadata"]["uid"]), text(&reference["uid"]));
-        if found == claimed {
-            Ok(())
-        } else {
-            Err(Error::Uid { kind, claim, found: found.into(), claimed: claimed.into() })
-        }
+        if found == claimed { Ok(()) } else { Err(Error::Uid { kind, claim, found: found.into(), claimed: claimed.into() }) }
     }
 
     /// Whether an object should have been gone for a while; its last moments (grace period included) still count.

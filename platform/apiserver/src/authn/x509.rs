@@ -51,8 +51,7 @@ fn read_subject(der: &CertificateDer<'_>, certificate: &X509Certificate<'_>) -> 
     let names = subject.iter_common_name().filter_map(|name| name.as_str().ok());
     // Go takes the last common name where there are several.
     let username = names.last().filter(|name| !name.is_empty()).ok_or_else(|| Error::Subject("no common name".into()))?;
-    let mut groups: Vec<String> =
-        subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+    let mut groups: Vec<String> = subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
     groups.push(ALL_AUTHENTICATED.into());
     let mut user = UserInfo::new(username, groups);
     let uids: Vec<&str> = subject

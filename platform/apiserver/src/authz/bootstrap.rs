@@ -147,7 +147,8 @@ fn parse(table: &str) -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
     for line in table.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
         if let Some(rule) = line.strip_prefix("  ") {
-            if let Some(role) = objects.iter_mut().rev().find(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role")
+            if let Some(role) =
+                objects.iter_mut().rev().find(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role")
                 && let Some(rules) = role["rules"].as_array_mut()
             {
                 rules.extend(parse_rule(rule).as_ref().map(Rule::to_value));

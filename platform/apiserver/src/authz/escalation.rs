@@ -68,7 +68,13 @@ fn check_role(authorizer: &Authorizer, user: &UserInfo, resource: &str, old: Opt
     confirm(authorizer, user, namespace, &Rule::list(new)).map_err(|why| forbidden(&why))
 }
 
-fn check_binding(authorizer: &Authorizer, user: &UserInfo, resource: &str, old: Option<&Value>, new: &Value) -> Result<(), Refused> {
+fn check_binding(
+    authorizer: &Authorizer,
+    user: &UserInfo,
+    resource: &str,
+    old: Option<&Value>,
+    new: &Value,
+) -> Result<(), Refused> {
     if old.is_some_and(|old| old["subjects"] == new["subjects"] && old["roleRef"] == new["roleRef"]) {
         return Ok(());
     }

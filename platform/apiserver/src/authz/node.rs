@@ -160,9 +160,7 @@ impl Graph {
             return true;
         }
         match kind {
-            Kind::Volume => {
-                self.claims.get(name).is_some_and(|(namespace, claim)| leads_to(Kind::Claim, namespace, claim))
-            }
+            Kind::Volume => self.claims.get(name).is_some_and(|(namespace, claim)| leads_to(Kind::Claim, namespace, claim)),
             // A Secret may belong to a volume of a claim of a pod of this node; only that node's claims are visited.
             Kind::Secret => {
                 let wanted = (kind, namespace.to_owned(), name.to_owned());
@@ -312,15 +310,11 @@ impl Graph {
 fn node_object(node: &str, attributes: &Attributes<'_>) -> Result<(), String> {
     match (attributes.subresource, attributes.verb) {
         ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(()),
-        ("", "get" | "list" | "watch") => {
-            // A list or watch of one node names it in its field selector.
-            let named = if attributes.name.is_empty() { selected_name(attributes.field_selector) } else { attributes.name };
-            match named {
-                name if name == node => Ok(()),
-                "" => Err(format!("node '{node}' cannot read all nodes, only its own Node object")),
-                other => Err(format!("node '{node}' cannot read '{other}', only its own Node object")),
-            }
-        }
+        ("", "get" | "list" | "watch") => match attributes.name {
+            name if name == node => Ok(()),
+            "" => Err(format!("node '{node}' cannot read all nodes, only its own Node object")),
+            other => Err(format!("node '{node}' cannot read '{other}', only its own Node object")),
+        },
         _ => Err(String::new()),
     }
 }
@@ -352,11 +346,7 @@ fn csi_node(node: &str, attributes: &Attributes<'_>) -> Result<(), String> {
 }
 
 fn uniform(attributes: &Attributes<'_>, node_rules: &[Rule]) -> Decision {
-    if node_rules.iter().any(|rule| rule.matches(attributes)) {
-        Decision::Allow(String::new())
-    } else {
-        no(String::new())
-    }
+    if node_rules.iter().any(|rule| rule.matches(attributes)) { Decision::Allow(String::new()) } else { no(String::new()) }
 }
 
 /// Whether a field selector holds `field=value` (or `==`).
@@ -364,7 +354,8 @@ fn selects(selector: &str, field: &str, value: &str) -> bool {
     requirements(selector).any(|(key, wanted)| key == field && wanted == value)
 }
 
-fn selected_name(selector: &str) -> &str {
+/// The name a field selector asks for by `metadata.name=x`, or empty.
+pub(super) fn selected_name(selector: &str) -> &str {
     requirements(selector).find(|(key, _)| *key == "metadata.name").map_or("", |(_, value)| value)
 }
 

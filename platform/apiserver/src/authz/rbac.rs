@@ -39,18 +39,20 @@ struct ClusterRole {
 #[derive(Debug, Default)]
 struct Bindings {
     by_name: HashMap<String, Arc<Binding>>,
-    by_subject: HashMap<Subject, Vec<Arc<Binding>>>,
+    /// Two maps, so that a name is looked up as it is.
+    by_user: HashMap<String, Vec<Arc<Binding>>>,
+    by_group: HashMap<String, Vec<Arc<Binding>>>,
 }
 
 #[derive(Debug)]
 struct Binding {
     name: String,
-    subjects: Vec<(Subject, String)>,
+    subjects: Vec<Subject>,
     role_kind: String,
     role_name: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 enum Subject {
     /// ServiceAccounts are users too, by their user name.
     User(String),
@@ -142,10 +144,8 @@ impl Rbac {
             let Some(selectors) = &role.aggregates else { continue };
             let mut rules: Vec<Rule> = Vec::new();
             for selector in selectors {
-                let selected = self
-                    .cluster_roles
-                    .iter()
-                    .filter(|(other, role)| *other != name && selector_matches(selector, &role.labels));
+                let selected =
+                    self.cluster_roles.iter().filter(|(other, role)| *other != name && selector_matches(selector, &role.labels));
                 for rule in selected.flat_map(|(_, role)| &role.rules) {
                     if !rules.contains(rule) {
                         rules.push(rule.clone());
@@ -162,20 +162,20 @@ impl Rbac {
     }
 
     /// Goes over the bindings of a user until `visit` returns false: cluster-wide ones first, as upstream does.
-    fn visit<'a>(&'a self, user: &UserInfo, namespace: &'a str, mut visit: impl FnMut(Found<'a>) -> bool) {
+    fn visit<'a>(&'a self, user: &'a UserInfo, namespace: &'a str, mut visit: impl FnMut(Found<'a>) -> bool) {
         let scopes: &[&'a str] = if namespace.is_empty() { &[""] } else { &["", namespace] };
         for &scope in scopes {
             let Some(bindings) = self.bindings.get(scope) else { continue };
-            let user_key = Subject::User(user.username.clone());
-            let groups = user.groups.iter().map(|group| Subject::Group(group.clone()));
-            for subject in std::iter::once(user_key).chain(groups) {
-                for binding in bindings.by_subject.get(&subject).into_iter().flatten() {
-                    let rules = self.role_rules(&binding.role_kind, &binding.role_name, scope);
-                    let description = binding.subjects.iter().find(|(key, _)| *key == subject);
-                    let found = Found { scope, binding, rules, subject: description.map_or("", |(_, text)| text) };
-                    if !visit(found) {
-                        return;
-                    }
+            let of_user = bindings.by_user.get(&user.username).into_iter().flatten();
+            let of_user = of_user.map(|binding| (binding, "User", &user.username));
+            let of_groups = user.groups.iter().flat_map(|group| {
+                bindings.by_group.get(group).into_iter().flatten().map(move |binding| (binding, "Group", group))
+            });
+            for (binding, kind, name) in of_user.chain(of_groups) {
+                let rules = self.role_rules(&binding.role_kind, &binding.role_name, scope);
+                let found = Found { scope, binding, rules, kind, name };
+                if !visit(found) {
+                    return;
                 }
             }
         }
@@ -188,18 +188,27 @@ struct Found<'a> {
     binding: &'a Binding,
     /// `None` when the role it names does not exist.
     rules: Option<&'a [Rule]>,
-    subject: &'a str,
+    /// What of the user is bound, `User` or `Group`.
+    kind: &'static str,
+    /// That user's or group's name.
+    name: &'a str,
 }
 
 impl Found<'_> {
     fn reason(&self) -> String {
         let Binding { name, role_kind, role_name, .. } = self.binding;
-        if self.scope.is_empty() {
-            format!("RBAC: allowed by ClusterRoleBinding {} of {role_kind} {} to {}", quote(name), quote(role_name), self.subject)
+        let subject = match authn::split_service_account_username(self.name) {
+            Some((namespace, name)) if self.kind == "User" => {
+                format!("ServiceAccount {}", quote(&format!("{name}/{namespace}")))
+            }
+            _ => format!("{} {}", self.kind, quote(self.name)),
+        };
+        let (kind, name) = if self.scope.is_empty() {
+            ("ClusterRoleBinding", name.clone())
         } else {
-            let binding = format!("{name}/{}", self.scope);
-            format!("RBAC: allowed by RoleBinding {} of {role_kind} {} to {}", quote(&binding), quote(role_name), self.subject)
-        }
+            ("RoleBinding", format!("{name}/{}", self.scope))
+        };
+        format!("RBAC: allowed by {kind} {} of {role_kind} {} to {subject}", quote(&name), quote(role_name))
     }
 }
 
@@ -233,22 +242,19 @@ impl Binding {
 }
 
 impl Subject {
-    /// A subject's key and how reasons name it. A ServiceAccount without a namespace is in the binding's.
-    fn read(subject: &Value, binding_namespace: &str) -> Option<(Self, String)> {
+    /// A ServiceAccount without a namespace is in the binding's.
+    fn read(subject: &Value, binding_namespace: &str) -> Option<Self> {
         let name = subject["name"].as_str()?;
         match subject["kind"].as_str()? {
-            "User" => Some((Subject::User(name.to_owned()), format!("User {}", quote(name)))),
-            "Group" => Some((Subject::Group(name.to_owned()), format!("Group {}", quote(name)))),
+            "User" => Some(Subject::User(name.to_owned())),
+            "Group" => Some(Subject::Group(name.to_owned())),
             "ServiceAccount" => {
                 let namespace = match subject["namespace"].as_str() {
                     None | Some("") => binding_namespace,
                     Some(namespace) => namespace,
                 };
                 // In a ClusterRoleBinding it has to name its namespace, else it is nobody.
-                (!namespace.is_empty()).then(|| {
-                    let text = format!("ServiceAccount {}", quote(&format!("{name}/{namespace}")));
-                    (Subject::User(authn::service_account_username(namespace, name)), text)
-                })
+                (!namespace.is_empty()).then(|| Subject::User(authn::service_account_username(namespace, name)))
             }
             _ => None,
         }
@@ -258,8 +264,9 @@ impl Subject {
 impl Bindings {
     fn insert(&mut self, binding: Binding) {
         let binding = Arc::new(binding);
-        for (subject, _) in &binding.subjects {
-            let known = self.by_subject.entry(subject.clone()).or_default();
+        for subject in &binding.subjects {
+            let (map, name) = self.index(subject);
+            let known = map.entry(name.to_owned()).or_default();
             if !known.iter().any(|other| Arc::ptr_eq(other, &binding)) {
                 known.push(Arc::clone(&binding));
             }
@@ -269,13 +276,21 @@ impl Bindings {
 
     fn remove(&mut self, name: &str) {
         let Some(binding) = self.by_name.remove(name) else { return };
-        for (subject, _) in &binding.subjects {
-            if let Some(known) = self.by_subject.get_mut(subject) {
+        for subject in &binding.subjects {
+            let (map, name) = self.index(subject);
+            if let Some(known) = map.get_mut(name) {
                 known.retain(|other| !Arc::ptr_eq(other, &binding));
                 if known.is_empty() {
-                    self.by_subject.remove(subject);
+                    map.remove(name);
                 }
             }
+        }
+    }
+
+    fn index<'a>(&mut self, subject: &'a Subject) -> (&mut HashMap<String, Vec<Arc<Binding>>>, &'a str) {
+        match subject {
+            Subject::User(name) => (&mut self.by_user, name),
+            Subject::Group(name) => (&mut self.by_group, name),
         }
     }
 }

@@ -43,7 +43,9 @@ pub fn subject_access(authorizer: &Authorizer, review: &Value) -> Result<Value, 
 pub fn local_subject_access(authorizer: &Authorizer, namespace: &str, review: &Value) -> Result<Value, Error> {
     let own = text(&review["metadata"]["namespace"]);
     if !own.is_empty() && own != namespace {
-        return Err(Error::BadRequest("the namespace of the provided object does not match the namespace sent on the request".into()));
+        return Err(Error::BadRequest(
+            "the namespace of the provided object does not match the namespace sent on the request".into(),
+        ));
     }
     let spec = &review["spec"];
     let user = subject(spec)?;
@@ -165,7 +167,11 @@ fn subject(spec: &Value) -> Result<UserInfo, Error> {
     let groups = strings(&spec["groups"]);
     let username = text(&spec["user"]);
     if username.is_empty() && groups.is_empty() {
-        return Err(Error::Invalid { field: "spec.user", value: json!(""), message: "at least one of user or group must be specified" });
+        return Err(Error::Invalid {
+            field: "spec.user",
+            value: json!(""),
+            message: "at least one of user or group must be specified",
+        });
     }
     let extra = spec["extra"].as_object().into_iter().flatten();
     Ok(UserInfo {

@@ -118,9 +118,10 @@ impl Rule {
         } else {
             !part.resource_names.is_empty() && part.resource_names.iter().all(|name| self.resource_names.contains(name))
         };
-        let urls = part.non_resource_urls.iter().all(|url| {
-            self.non_resource_urls.iter().any(|mine| mine == url || url_matches(mine, url))
-        });
+        let urls = part
+            .non_resource_urls
+            .iter()
+            .all(|url| self.non_resource_urls.iter().any(|mine| mine == url || url_matches(mine, url)));
         all(&self.verbs, &part.verbs) && all(&self.api_groups, &part.api_groups) && resources && names && urls
     }
 
@@ -145,11 +146,7 @@ impl Rule {
 /// The parts of `wanted` that no rule in `owned` covers.
 #[must_use]
 pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    wanted
-        .iter()
-        .flat_map(Rule::break_down)
-        .filter(|part| !owned.iter().any(|rule| rule.covers_part(part)))
-        .collect()
+    wanted.iter().flat_map(Rule::break_down).filter(|part| !owned.iter().any(|rule| rule.covers_part(part))).collect()
 }
 
 /// Joins rules that differ only in their verbs; rules with several groups or resources stay as they are.
@@ -194,10 +191,7 @@ pub fn quote_list(list: &[String]) -> String {
 }
 
 pub(crate) fn strings(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-        .unwrap_or_default()
+    value.as_array().map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
 }
 
 fn has(list: &[String], item: &str) -> bool {

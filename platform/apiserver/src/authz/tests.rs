@@ -73,7 +73,11 @@ fn chains() {
     let deployments = UserInfo::service_account("kube-system", "deployment-controller", "1");
     check(&deployments, Attributes::resource(&any, "create", "apps", "replicasets", "a", ""), true);
     check(&deployments, Attributes::resource(&any, "create", "", "pods", "a", ""), false);
-    check(&UserInfo::new("system:kube-scheduler", ["system:authenticated"]), Attributes::resource(&any, "create", "", "pods", "a", "p").with_subresource("binding"), true);
+    check(
+        &UserInfo::new("system:kube-scheduler", ["system:authenticated"]),
+        Attributes::resource(&any, "create", "", "pods", "a", "p").with_subresource("binding"),
+        true,
+    );
 
     let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
     for line in [
@@ -103,4 +107,22 @@ fn gives_a_role_inside_its_namespace_only() {
     check("create", "rbac.authorization.k8s.io", "roles", "dev", false);
     check("create", "apps", "deployments", "prod", false);
     check("list", "", "nodes", "", false);
+}
+
+#[test]
+fn a_selected_name_counts_as_the_name() {
+    let (authorizer, _) = default_policy();
+    let role = json!({"rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"], "verbs": ["list", "watch"]}]});
+    let binding = json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "jane"}]});
+    authorizer.apply(rbac::GROUP, "roles", "dev", "r", Some(&role));
+    authorizer.apply(rbac::GROUP, "rolebindings", "dev", "b", Some(&binding));
+    let jane = UserInfo::new("jane", ["a"]);
+    let check = |field_selector: &str, want: bool| {
+        let attributes = Attributes { field_selector, ..Attributes::resource(&jane, "watch", "", "configmaps", "dev", "") };
+        assert_eq!(authorizer.authorize(&attributes).allowed(), want, "{field_selector}");
+    };
+    check("metadata.name=one", true);
+    check("metadata.name=two", false);
+    check("metadata.name!=one", false);
+    check("", false);
 }

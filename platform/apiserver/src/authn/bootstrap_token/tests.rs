@@ -39,14 +39,27 @@ fn verifies() {
     check("zzzzzz.0123456789abcdef", 0, same, Err("unknown token id"));
     check("abcdef.0123", 0, same, Err("not a bootstrap token"));
     check(TOKEN, 0, &|secret| secret["type"] = json!("Opaque"), Err("secret is of another type"));
-    check(TOKEN, 0, &|secret| secret["stringData"]["usage-bootstrap-authentication"] = json!("false"), Err("not for authentication"));
+    check(
+        TOKEN,
+        0,
+        &|secret| secret["stringData"]["usage-bootstrap-authentication"] = json!("false"),
+        Err("not for authentication"),
+    );
     check(TOKEN, 0, &|secret| secret["stringData"]["expiration"] = json!("tomorrow"), Err("expiration is no time"));
     check(TOKEN, 0, &|secret| secret["stringData"]["token-id"] = json!("another"), Err("token-id is another one"));
     check(TOKEN, 0, &|secret| secret["stringData"]["auth-extra-groups"] = json!("system:masters"), Err("invalid group"));
-    check(TOKEN, 0, &|secret| secret["metadata"]["deletionTimestamp"] = json!("2027-01-15T08:00:00Z"), Err("secret is being deleted"));
+    check(
+        TOKEN,
+        0,
+        &|secret| secret["metadata"]["deletionTimestamp"] = json!("2027-01-15T08:00:00Z"),
+        Err("secret is being deleted"),
+    );
 
     let got = verify(TOKEN, &stored(|_| {}), Timestamp::from_second(START).unwrap()).unwrap();
-    assert_eq!(got.user, UserInfo::new("system:bootstrap:abcdef", [GROUP, "system:bootstrappers:pharos:agents", ALL_AUTHENTICATED]));
+    assert_eq!(
+        got.user,
+        UserInfo::new("system:bootstrap:abcdef", [GROUP, "system:bootstrappers:pharos:agents", ALL_AUTHENTICATED])
+    );
     assert_eq!(got.expires, Some(START + 60));
 }
 

@@ -38,12 +38,28 @@ fn becomes_who_it_may() {
     full.uid = "7".into();
     full.extra.insert("scopes".into(), vec!["view".into()]);
     check(&[(USER, "joe"), (GROUP, "dev"), (UID, "7"), ("impersonate-extra-scopes", "view")], Ok(full));
-    check(&[(USER, "root")], Err(r#"users "root" is forbidden: User "jane" cannot impersonate resource "users" in API group "" at the cluster scope"#));
-    check(&[(USER, "joe"), (GROUP, "system:masters")], Err(r#"groups "system:masters" is forbidden: User "jane" cannot impersonate resource "groups" in API group "" at the cluster scope"#));
-    check(&[(USER, "joe"), ("impersonate-extra-scopes", "edit")], Err(r#"userextras.authentication.k8s.io "edit" is forbidden: User "jane" cannot impersonate resource "userextras/scopes" in API group "authentication.k8s.io" at the cluster scope"#));
+    check(
+        &[(USER, "root")],
+        Err(r#"users "root" is forbidden: User "jane" cannot impersonate resource "users" in API group "" at the cluster scope"#),
+    );
+    check(
+        &[(USER, "joe"), (GROUP, "system:masters")],
+        Err(
+            r#"groups "system:masters" is forbidden: User "jane" cannot impersonate resource "groups" in API group "" at the cluster scope"#,
+        ),
+    );
+    check(
+        &[(USER, "joe"), ("impersonate-extra-scopes", "edit")],
+        Err(
+            r#"userextras.authentication.k8s.io "edit" is forbidden: User "jane" cannot impersonate resource "userextras/scopes" in API group "authentication.k8s.io" at the cluster scope"#,
+        ),
+    );
     check(
         &[(USER, "system:serviceaccount:dev:bot")],
-        Ok(UserInfo::new("system:serviceaccount:dev:bot", ["system:serviceaccounts", "system:serviceaccounts:dev", ALL_AUTHENTICATED])),
+        Ok(UserInfo::new(
+            "system:serviceaccount:dev:bot",
+            ["system:serviceaccounts", "system:serviceaccounts:dev", ALL_AUTHENTICATED],
+        )),
     );
     let nobody = UserInfo::new("otto", ["a"]);
     assert!(matches!(act(&nobody, &[(USER, "system:serviceaccount:dev:bot")], &grants), Err(Error::Forbidden(text))
@@ -59,9 +75,12 @@ fn reads_headers() {
         Request::read(&headers(&[(GROUP, "dev")])),
         Err(Error::Invalid(r#"requested ["dev"] without impersonating a user"#.into()))
     );
-    let request = Request::read(&headers(&[(USER, "joe"), ("impersonate-extra-a%2fb", "c"), ("impersonate-extra-a%2fb", "d")])).unwrap().unwrap();
+    let request = Request::read(&headers(&[(USER, "joe"), ("impersonate-extra-a%2fb", "c"), ("impersonate-extra-a%2fb", "d")]))
+        .unwrap()
+        .unwrap();
     assert_eq!(request.extra["a/b"], ["c", "d"]);
-    let mut map = headers(&[(USER, "joe"), (GROUP, "a"), (GROUP, "b"), (UID, "1"), ("impersonate-extra-x", "c"), ("accept", "y")]);
+    let mut map =
+        headers(&[(USER, "joe"), (GROUP, "a"), (GROUP, "b"), (UID, "1"), ("impersonate-extra-x", "c"), ("accept", "y")]);
     Request::strip(&mut map);
     assert_eq!(map.len(), 1);
 }

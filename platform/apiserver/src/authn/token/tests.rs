@@ -62,9 +62,21 @@ fn ends_with_what_it_is_bound_to() {
     check(bound("Pod", "web"), &|bench| bench.objects.remove("nodes", "", "n1"), "is system:serviceaccount:dev:app");
     check(json!({}), &|bench| bench.objects.remove("serviceaccounts", "dev", "app"), r#"serviceaccounts "app" not found"#);
     let replaced = json!({"metadata": {"uid": "2"}});
-    check(bound("Pod", "web"), &|bench| bench.objects.put("pods", "dev", "web", replaced.clone()), "pod UID (2) does not match service account pod ref claim (pod-1)");
-    check(bound("Secret", "s"), &|bench| bench.objects.put("secrets", "dev", "s", replaced.clone()), "secret UID (2) does not match service account secret ref claim (secret-1)");
-    check(json!({}), &|bench| bench.objects.put("serviceaccounts", "dev", "app", replaced.clone()), "service account UID (2) does not match claim (sa-1)");
+    check(
+        bound("Pod", "web"),
+        &|bench| bench.objects.put("pods", "dev", "web", replaced.clone()),
+        "pod UID (2) does not match service account pod ref claim (pod-1)",
+    );
+    check(
+        bound("Secret", "s"),
+        &|bench| bench.objects.put("secrets", "dev", "s", replaced.clone()),
+        "secret UID (2) does not match service account secret ref claim (secret-1)",
+    );
+    check(
+        json!({}),
+        &|bench| bench.objects.put("serviceaccounts", "dev", "app", replaced.clone()),
+        "service account UID (2) does not match claim (sa-1)",
+    );
     // A pod in its grace period still needs its token.
     let ending = |second: i64| json!({"metadata": {"uid": "pod-1", "deletionTimestamp": Timestamp::from_second(crate::authn::tests::START + second).unwrap().to_string()}});
     check(bound("Pod", "web"), &|bench| bench.objects.put("pods", "dev", "web", ending(30)), "is system:serviceaccount:dev:app");
@@ -108,13 +120,22 @@ fn secrets_hold_tokens() {
 fn requests() {
     let bench = bench();
     let check = |spec: Value, want: &str| {
-        let got = bench.request(spec.clone()).map_or_else(|error| error.to_string(), |answer| answer["status"]["expirationTimestamp"].as_str().unwrap().to_owned());
+        let got = bench.request(spec.clone()).map_or_else(
+            |error| error.to_string(),
+            |answer| answer["status"]["expirationTimestamp"].as_str().unwrap().to_owned(),
+        );
         assert_eq!(got, want, "{spec}");
     };
     check(json!({}), "2027-01-15T09:00:00Z");
     check(json!({"expirationSeconds": 600}), "2027-01-15T08:10:00Z");
-    check(json!({"expirationSeconds": 599}), "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes");
-    check(json!({"expirationSeconds": (1_i64 << 32) + 1}), "spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds");
+    check(
+        json!({"expirationSeconds": 599}),
+        "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes",
+    );
+    check(
+        json!({"expirationSeconds": (1_i64 << 32) + 1}),
+        "spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds",
+    );
     check(bound("Pod", "none"), r#"pods "none" not found"#);
     check(bound("Deployment", "web"), "cannot bind token to object of type /v1, Kind=Deployment");
     check(
@@ -122,7 +143,10 @@ fn requests() {
         r#"Operation cannot be fulfilled on pods "web": the UID in the bound object reference (9) does not match the UID in record. The object might have been deleted and then recreated"#,
     );
     bench.objects.put("pods", "dev", "alien", json!({"metadata": {"uid": "a"}, "spec": {"serviceAccountName": "other"}}));
-    check(bound("Pod", "alien"), r#"cannot bind token for serviceaccount "app" to pod running with different serviceaccount name."#);
+    check(
+        bound("Pod", "alien"),
+        r#"cannot bind token for serviceaccount "app" to pod running with different serviceaccount name."#,
+    );
     let answer = bench.request(json!({})).unwrap();
     assert_eq!(answer["spec"], json!({"audiences": ["https://kubernetes.default.svc.cluster.local"], "expirationSeconds": 3600}));
     assert_eq!(answer["metadata"]["name"], "app");

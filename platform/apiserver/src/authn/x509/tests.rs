@@ -41,7 +41,8 @@ fn reads_names() {
     assert_eq!(verified.expires, Some(1_798_761_600));
     assert!(verified.user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
 
-    let refused = |certificate: &CertificateDer<'static>, now: Timestamp| verifier.verify(std::slice::from_ref(certificate), now).is_err();
+    let refused =
+        |certificate: &CertificateDer<'static>, now: Timestamp| verifier.verify(std::slice::from_ref(certificate), now).is_err();
     assert!(refused(&good, "2027-01-02T00:00:00Z".parse().unwrap()), "too old");
     assert!(refused(&good, "2025-01-02T00:00:00Z".parse().unwrap()), "too young");
     assert!(refused(&client(&ca(), &jane, ExtendedKeyUsagePurpose::ClientAuth), now), "another CA");

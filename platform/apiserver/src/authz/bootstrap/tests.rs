@@ -14,14 +14,19 @@ fn the_table_is_read_whole() {
                 let rule = parse_rule(rule).unwrap_or_else(|| panic!("{line}"));
                 assert!(!rule.verbs.is_empty() && (rule.non_resource_urls.is_empty() != rule.resources.is_empty()), "{line}");
             }
-            None => assert!(["ClusterRole", "Controller", "Role", "Bind", "BindIn"].contains(&line.split(' ').next().unwrap()), "{line}"),
+            None => assert!(
+                ["ClusterRole", "Controller", "Role", "Bind", "BindIn"].contains(&line.split(' ').next().unwrap()),
+                "{line}"
+            ),
         }
     }
     let mut seen = HashSet::new();
     let roles: HashSet<String> = objects()
         .iter()
         .filter(|object| object["rules"].is_array())
-        .map(|object| format!("{}/{}/{}", object["kind"].as_str().unwrap(), object["metadata"]["namespace"], object["metadata"]["name"]))
+        .map(|object| {
+            format!("{}/{}/{}", object["kind"].as_str().unwrap(), object["metadata"]["namespace"], object["metadata"]["name"])
+        })
         .collect();
     for object in objects() {
         let metadata = &object["metadata"];
@@ -57,10 +62,19 @@ fn reads_as_upstream_has_it() {
         })
     );
     let role = find("ClusterRole", "system:controller:job-controller");
-    assert_eq!(role["rules"][0], json!({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "patch", "update", "watch"]}));
-    assert_eq!(role["rules"][4], json!({"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]}));
+    assert_eq!(
+        role["rules"][0],
+        json!({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "patch", "update", "watch"]})
+    );
+    assert_eq!(
+        role["rules"][4],
+        json!({"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]})
+    );
     let admin = find("ClusterRole", "cluster-admin");
-    assert_eq!(admin["rules"], json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]));
+    assert_eq!(
+        admin["rules"],
+        json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}])
+    );
     let reader = find("Role", "extension-apiserver-authentication-reader");
     assert_eq!(reader["metadata"]["namespace"], "kube-system");
     assert_eq!(reader["rules"][0]["resourceNames"], json!(["extension-apiserver-authentication"]));

@@ -56,7 +56,10 @@ fn masters_escalate_and_binders_bind() {
     let try_bind = |user: &UserInfo, binding: &Value| check(&authorizer, user, "rolebindings", None, binding);
     assert_eq!(try_bind(&UserInfo::new("root", [SYSTEM_MASTERS]), &binding), Ok(()));
     let refused = try_bind(&jane, &binding).unwrap_err().to_string();
-    assert!(refused.starts_with(r#"rolebindings.rbac.authorization.k8s.io "b" is forbidden: user "jane" (groups=["a"]) is attempting"#));
+    assert!(
+        refused
+            .starts_with(r#"rolebindings.rbac.authorization.k8s.io "b" is forbidden: user "jane" (groups=["a"]) is attempting"#)
+    );
     assert!(refused.contains("{NonResourceURLs:[\"*\"], Verbs:[\"*\"]}"), "{refused}");
     let mut lost = binding.clone();
     lost["roleRef"]["name"] = json!("nothing");
@@ -69,7 +72,16 @@ fn masters_escalate_and_binders_bind() {
     let mut elsewhere = binding.clone();
     elsewhere["metadata"]["namespace"] = json!("prod");
     assert!(try_bind(&jane, &elsewhere).is_err());
-    assert!(check(&authorizer, &jane, "clusterrolebindings", None, &json!({"metadata": {"name": "b"}, "roleRef": binding["roleRef"]})).is_err());
+    assert!(
+        check(
+            &authorizer,
+            &jane,
+            "clusterrolebindings",
+            None,
+            &json!({"metadata": {"name": "b"}, "roleRef": binding["roleRef"]})
+        )
+        .is_err()
+    );
 }
 
 #[test]

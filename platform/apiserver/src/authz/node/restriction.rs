@@ -94,18 +94,21 @@ pub fn admit(write: &Write<'_>, objects: &dyn Objects) -> Result<(), Refused> {
         ("", "pods", "") => check.pod(),
         ("", "pods", "status") => check.pod_status(),
         ("", "pods", "eviction") => check.eviction(),
-        ("", "pods", other) => Err(check.forbidden(format!(
-            "unexpected pod subresource {}, only 'status' and 'eviction' are allowed",
-            quote(other)
-        ))),
+        ("", "pods", other) => {
+            Err(check.forbidden(format!("unexpected pod subresource {}, only 'status' and 'eviction' are allowed", quote(other))))
+        }
         ("", "nodes", _) => check.node_object(),
         ("", "persistentvolumeclaims", "status") => check.claim_status(),
         ("", "persistentvolumeclaims", _) => Err(check.forbidden("may only update PVC status".into())),
         ("", "serviceaccounts", _) => check.token(),
         ("coordination.k8s.io", "leases", _) => check.lease(),
-        ("storage.k8s.io", "csinodes", _) => check.named_like_node("can only access CSINode with the same name as the requesting node"),
+        ("storage.k8s.io", "csinodes", _) => {
+            check.named_like_node("can only access CSINode with the same name as the requesting node")
+        }
         ("resource.k8s.io", "resourceslices", _) => check.slice(),
-        ("certificates.k8s.io", "podcertificaterequests", "") if write.operation == Operation::Create => check.certificate_request(),
+        ("certificates.k8s.io", "podcertificaterequests", "") if write.operation == Operation::Create => {
+            check.certificate_request()
+        }
         _ => Ok(()),
     }
 }
@@ -155,9 +158,10 @@ impl Check<'_> {
             Operation::Delete => self.require(text(&self.old()["spec"]["nodeName"]) == self.node, || {
                 format!("node {node} can only delete pods with spec.nodeName set to itself")
             }),
-            Operation::Update => Err(self.forbidden(format!(
-                "unexpected operation \"UPDATE\", node {node} can only create and delete mirror pods"
-            ))),
+            Operation::Update => {
+                Err(self
+                    .forbidden(format!("unexpected operation \"UPDATE\", node {node} can only create and delete mirror pods")))
+            }
         }
     }
 
@@ -174,7 +178,9 @@ impl Check<'_> {
             [] => return Err(self.forbidden(format!("node {node} can only create pods with an owner reference set to itself"))),
             [owner] => owner,
             _ => {
-                return Err(self.forbidden(format!("node {node} can only create pods with a single owner reference set to itself")));
+                return Err(
+                    self.forbidden(format!("node {node} can only create pods with a single owner reference set to itself"))
+                );
             }
         };
         let itself = text(&owner["apiVersion"]) == "v1" && text(&owner["kind"]) == "Node" && text(&owner["name"]) == self.node;
@@ -337,7 +343,11 @@ impl Check<'_> {
     fn certificate_request(&self) -> Result<(), Refused> {
         let spec = &self.object()["spec"];
         self.require(text(&spec["nodeName"]) == self.node, || {
-            format!("PodCertificateRequest.Spec.NodeName={} which is not the requesting node {}", quote(text(&spec["nodeName"])), quote(self.node))
+            format!(
+                "PodCertificateRequest.Spec.NodeName={} which is not the requesting node {}",
+                quote(text(&spec["nodeName"])),
+                quote(self.node)
+            )
         })?;
         let name = text(&spec["podName"]);
         let pod = self
@@ -345,7 +355,9 @@ impl Check<'_> {
             .get("", "pods", self.write.namespace, name)
             .ok_or_else(|| Refused::NotFound { resource: "pods", name: name.to_owned() })?;
         let matches = text(&pod["metadata"]["uid"]) == text(&spec["podUID"]) && text(&pod["spec"]["nodeName"]) == self.node;
-        self.require(matches, || format!("PodCertificateRequest for pod {} that is not running on the requesting node", quote(name)))
+        self.require(matches, || {
+            format!("PodCertificateRequest for pod {} that is not running on the requesting node", quote(name))
+        })
     }
 }
 

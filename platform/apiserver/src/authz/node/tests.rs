@@ -41,7 +41,8 @@ fn ask(graph: &Graph, node: &str, asked: [&str; 5], field_selector: &str) -> Dec
     let user = UserInfo::new(format!("{USER_PREFIX}{node}"), [GROUP]);
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let attributes = Attributes { field_selector, ..Attributes::resource(&user, verb, group, resource, namespace, name) };
-    graph.authorize(node, &attributes.with_subresource(subresource), &bootstrap::node_rules())
+    let attributes = attributes.with_subresource(subresource).named_by_selector();
+    graph.authorize(node, &attributes, &bootstrap::node_rules())
 }
 
 #[test]
@@ -110,10 +111,22 @@ fn touches_only_its_own() {
     check(["update", "", "pods", "dev", "web"], "", Err(""));
     check(["create", "", "pods/binding", "dev", "web"], "", Err(""));
     check(["update", "coordination.k8s.io", "leases", LEASE_NAMESPACE, "n1"], "", Ok(()));
-    check(["update", "coordination.k8s.io", "leases", LEASE_NAMESPACE, "n2"], "", Err("can only access node lease with the same name as the requesting node"));
-    check(["get", "coordination.k8s.io", "leases", "dev", "n1"], "", Err("can only access leases in the \"kube-node-lease\" system namespace"));
+    check(
+        ["update", "coordination.k8s.io", "leases", LEASE_NAMESPACE, "n2"],
+        "",
+        Err("can only access node lease with the same name as the requesting node"),
+    );
+    check(
+        ["get", "coordination.k8s.io", "leases", "dev", "n1"],
+        "",
+        Err("can only access leases in the \"kube-node-lease\" system namespace"),
+    );
     check(["get", "storage.k8s.io", "csinodes", "", "n1"], "", Ok(()));
-    check(["get", "storage.k8s.io", "csinodes", "", "n2"], "", Err("can only access CSINode with the same name as the requesting node"));
+    check(
+        ["get", "storage.k8s.io", "csinodes", "", "n2"],
+        "",
+        Err("can only access CSINode with the same name as the requesting node"),
+    );
     check(["get", "", "secrets", "dev", "other"], "", Err("no relationship found between node 'n1' and this object"));
     check(["create", "", "events", "dev", ""], "", Ok(()));
     check(["list", "node.k8s.io", "runtimeclasses", "", ""], "", Ok(()));

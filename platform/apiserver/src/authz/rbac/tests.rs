@@ -15,9 +15,20 @@ fn example() -> Rbac {
     let read = role(json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]));
     rbac.apply("clusterroles", "", "reader", Some(&read));
     rbac.apply("roles", "dev", "writer", Some(&role(json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]))));
-    rbac.apply("clusterrolebindings", "", "everyone", Some(&binding("ClusterRole", "reader", json!([{"kind": "Group", "name": "ops"}]))));
-    rbac.apply("rolebindings", "dev", "reads", Some(&binding("ClusterRole", "reader", json!([{"kind": "User", "name": "jane"}]))));
-    let accounts = json!([{"kind": "ServiceAccount", "name": "bot"}, {"kind": "ServiceAccount", "name": "ci", "namespace": "tools"}]);
+    rbac.apply(
+        "clusterrolebindings",
+        "",
+        "everyone",
+        Some(&binding("ClusterRole", "reader", json!([{"kind": "Group", "name": "ops"}]))),
+    );
+    rbac.apply(
+        "rolebindings",
+        "dev",
+        "reads",
+        Some(&binding("ClusterRole", "reader", json!([{"kind": "User", "name": "jane"}]))),
+    );
+    let accounts =
+        json!([{"kind": "ServiceAccount", "name": "bot"}, {"kind": "ServiceAccount", "name": "ci", "namespace": "tools"}]);
     rbac.apply("rolebindings", "dev", "writes", Some(&binding("Role", "writer", accounts)));
     rbac
 }
@@ -39,10 +50,18 @@ fn decides() {
     check(&ops, "get", "prod", Some(r#"RBAC: allowed by ClusterRoleBinding "everyone" of ClusterRole "reader" to Group "ops""#));
     check(&ops, "create", "dev", None);
     let bot = UserInfo::service_account("dev", "bot", "1");
-    check(&bot, "create", "dev", Some(r#"RBAC: allowed by RoleBinding "writes/dev" of Role "writer" to ServiceAccount "bot/dev""#));
-    check(&UserInfo::service_account("tools", "ci", "2"), "create", "dev", Some(
-        r#"RBAC: allowed by RoleBinding "writes/dev" of Role "writer" to ServiceAccount "ci/tools""#,
-    ));
+    check(
+        &bot,
+        "create",
+        "dev",
+        Some(r#"RBAC: allowed by RoleBinding "writes/dev" of Role "writer" to ServiceAccount "bot/dev""#),
+    );
+    check(
+        &UserInfo::service_account("tools", "ci", "2"),
+        "create",
+        "dev",
+        Some(r#"RBAC: allowed by RoleBinding "writes/dev" of Role "writer" to ServiceAccount "ci/tools""#),
+    );
     check(&UserInfo::service_account("prod", "bot", "3"), "create", "dev", None);
     check(&UserInfo::new("bot", ["x"]), "create", "dev", None);
 }
@@ -68,9 +87,7 @@ fn follows_changes() {
 #[test]
 fn aggregates() {
     let mut rbac = Rbac::default();
-    let part = |label: &str, resource: &str| {
-        json!({"metadata": {"labels": {(label): "true"}}, "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]})
-    };
+    let part = |label: &str, resource: &str| json!({"metadata": {"labels": {(label): "true"}}, "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]});
     let whole = json!({"aggregationRule": {"clusterRoleSelectors": [
         {"matchLabels": {"a": "true"}},
         {"matchExpressions": [{"key": "b", "operator": "Exists"}]},

@@ -66,7 +66,8 @@ fn knows_what_covers_what() {
     check(&all, rule("get list", "core apps", "pods deployments/scale", "", ""), &[]);
     check(&all, rule("*", "*", "*", "", ""), &[]);
     check(&all, rule("get", "", "", "", "/metrics /api/*"), &[]);
-    let some = [rule("get list", "core", "pods", "", ""), rule("get", "core", "secrets", "a", ""), rule("get", "*", "*/scale", "", "")];
+    let some =
+        [rule("get list", "core", "pods", "", ""), rule("get", "core", "secrets", "a", ""), rule("get", "*", "*/scale", "", "")];
     check(&some, rule("get", "core", "pods", "x", ""), &[]);
     check(&some, rule("get", "core", "secrets", "a", ""), &[]);
     check(&some, rule("get", "apps", "deployments/scale", "", ""), &[]);
@@ -76,15 +77,19 @@ fn knows_what_covers_what() {
         rule("get update delete", "core", "pods", "", ""),
         &[r#"{APIGroups:[""], Resources:["pods"], Verbs:["update" "delete"]}"#],
     );
-    check(&some, rule("get", "core", "secrets", "a b", ""), &[
-        r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["b"], Verbs:["get"]}"#,
-    ]);
+    check(
+        &some,
+        rule("get", "core", "secrets", "a b", ""),
+        &[r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["b"], Verbs:["get"]}"#],
+    );
     check(&some, rule("get", "", "", "", "/metrics"), &[r#"{NonResourceURLs:["/metrics"], Verbs:["get"]}"#]);
     check(&some, rule("*", "core", "pods", "", ""), &[r#"{APIGroups:[""], Resources:["pods"], Verbs:["*"]}"#]);
     check(&[rule("get", "", "", "", "/api/*")], rule("get", "", "", "", "/api/v1"), &[]);
-    check(&[rule("get", "", "", "", "/api/v1")], rule("get", "", "", "", "/api/*"), &[
-        r#"{NonResourceURLs:["/api/*"], Verbs:["get"]}"#,
-    ]);
+    check(
+        &[rule("get", "", "", "", "/api/v1")],
+        rule("get", "", "", "", "/api/*"),
+        &[r#"{NonResourceURLs:["/api/*"], Verbs:["get"]}"#],
+    );
 }
 
 #[test]
