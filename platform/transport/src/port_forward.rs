@@ -151,6 +151,3 @@ fn request_id(stream: &Stream, is_error: bool) -> String {
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
-
-//T#[cfg(test)]
-//Tmod tests;

@@ -121,6 +121,3 @@ fn replace(headers: &mut HeaderMap, with: &HeaderMap) {
         headers.append(name, value.clone());
     }
 }
-
-//T#[cfg(test)]
-//Tmod tests;

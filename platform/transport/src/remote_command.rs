@@ -154,5 +154,35 @@ impl SizeParser {
     }
 }
 
-//T#[cfg(test)]
-//Tmod tests;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pieces: &[&str], expected: &[(u16, u16)]) {
+        let mut parser = SizeParser::default();
+        let sizes: Vec<_> = pieces.iter().flat_map(|piece| parser.push(piece.as_bytes())).collect();
+        assert_eq!(sizes.iter().map(|size| (size.width, size.height)).collect::<Vec<_>>(), expected, "{pieces:?}");
+    }
+
+    #[test]
+    fn sizes_are_read_however_they_are_cut() {
+        check(&["{\"Width\":80,\"Height\":24}\n"], &[(80, 24)]);
+        check(&["{\"Width\":80,", "\"Height\":24}", "{\"Width\":1,\"Height\":2}{\"Wid"], &[(80, 24), (1, 2)]);
+        check(&["{\"Width\":-1}", "nonsense", "{\"Width\":3,\"Height\":4}"], &[(3, 4)]);
+        check(&["[", &"[".repeat(5000), "{\"Width\":3,\"Height\":4}"], &[(3, 4)]);
+    }
+
+    #[test]
+    fn outcomes_are_told_as_upstream_tells_them() {
+        let check = |outcome: ExitOutcome, has_status_objects, expected: &str| {
+            let bytes = outcome.on_the_wire(has_status_objects);
+            assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+        };
+        check(ExitOutcome::Success, true, r#"{"metadata":{},"status":"Success"}"#);
+        check(ExitOutcome::Success, false, "");
+        check(ExitOutcome::ExitCode(3), false, "command terminated with non-zero exit code: exit status 3");
+        let failure: serde_json::Value = serde_json::from_slice(&ExitOutcome::ExitCode(3).on_the_wire(true)).unwrap();
+        assert_eq!(failure["reason"], "NonZeroExitCode");
+        assert_eq!(failure["details"]["causes"][0], serde_json::json!({"reason": "ExitCode", "message": "3"}));
+    }
+}

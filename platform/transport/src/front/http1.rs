@@ -88,6 +88,8 @@ async fn work(mut jobs: mpsc::Receiver<Job>, limits: Limits) {
     let factory = HttpService::<Socket, _, Outgoing>::build()
         .keep_alive(KeepAlive::Timeout(limits.idle))
         .client_request_timeout(limits.head)
+        // A client that ends its side has left: else its handler and watch would go on until they write.
+        .h1_allow_half_closed(false)
         .client_disconnect_timeout(Duration::from_secs(5))
         .on_connect_ext(|socket: &Socket, extensions| {
             extensions.insert(socket.connection.clone());

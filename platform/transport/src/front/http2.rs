@@ -7,7 +7,11 @@
 
 use std::{convert::Infallible, future::Future, sync::Arc};
 
-use http::{HeaderValue, Uri, header::HOST};
+use http::{
+    HeaderValue, Method, Uri,
+    header::{CONTENT_LENGTH, HOST},
+};
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{Body, Request};
 
-use super::connection::Connection;
+use super::{connection::Connection, outgoing::Outgoing};
 
 /// What a client may send ahead, per stream and per connection: upstream's figures (`secure_serving.go`).
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -43,7 +47,11 @@ where
     let addr = connection.peer.addr;
     let service = service_fn(move |request: http::Request<Incoming>| {
         let connection = connection.clone();
-        async move { Ok::<_, Infallible>(connection.answer(normalize(request)).await) }
+        async move {
+            let is_head = request.method() == Method::HEAD;
+            let response = connection.answer(normalize(request)).await;
+            Ok::<_, Infallible>(if is_head { without_body(response) } else { response })
+        }
     });
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
@@ -59,6 +67,14 @@ where
     if let Err(error) = ended {
         tracing::debug!(%addr, %error, "HTTP/2 connection ended");
     }
+}
+
+/// The answer to HEAD: it says how long the body would be, and has none. (hyper sees to that only in HTTP/1.1.)
+fn without_body(mut response: http::Response<Outgoing>) -> http::Response<Outgoing> {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    response.map(Outgoing::emptied)
 }
 
 /// Makes a request look as it would have over HTTP/1.1: the target is path and query, the authority is in `Host`.

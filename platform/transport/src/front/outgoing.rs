@@ -28,6 +28,12 @@ impl Outgoing {
         let stop = body.is_long_running().then(|| Box::pin(stop.clone().cancelled_owned()));
         Self { body, stop, _in_flight: in_flight }
     }
+
+    /// The same, with nothing in it.
+    pub(super) fn emptied(mut self) -> Self {
+        self.body = Body::empty();
+        self
+    }
 }
 
 impl http_body::Body for Outgoing {
