@@ -286,22 +286,26 @@ impl Generator<'_> {
             wire.default = default_json(found.default.as_deref());
             return wire;
         }
-        // Embedded structs are flattened in JSON, and messages of their own in protobuf.
+        // Embedded structs are flattened in JSON, and messages of their own in protobuf, up to two deep.
         let known: BTreeSet<String> = properties.keys().map(|name| plain(name)).collect();
-        for (outer, embedded) in message.iter().filter(|(name, _)| !known.contains(*name)) {
-            let Some(fields) = embedded.message.as_ref().and_then(|inner| self.messages.get(package, inner)) else { continue };
+        let embedded = |message: &BTreeMap<String, Field>| -> Vec<(u32, String)> {
+            let hidden = message.iter().filter(|(name, _)| !known.contains(*name));
+            hidden.filter_map(|(_, field)| Some((field.tag, field.message.clone()?))).collect()
+        };
+        let mut todo: Vec<(u32, String)> = embedded(message);
+        while let Some((via, inner)) = todo.pop() {
+            let Some(fields) = self.messages.get(package, &inner) else { continue };
             if let Some(found) = fields.get(&plain(field)) {
-                let _ = outer;
                 wire.tag = found.tag;
-                wire.via = embedded.tag;
+                wire.via = via;
                 wire.default = default_json(found.default.as_deref());
-                let inner = embedded.message.as_deref().unwrap_or_default();
-                wire.optional |= self.facts.optional.iter().any(|(ty, name)| {
-                    name == field
-                        && ty.starts_with(&format!("{group}/{version}."))
-                        && plain(ty.rsplit('.').next().unwrap_or_default()) == inner
-                });
+                let prefix = format!("{group}/{version}.");
+                let same = |ty: &str| ty.strip_prefix(&prefix).is_some_and(|ty| plain(ty) == inner);
+                wire.optional |= self.facts.optional.iter().any(|(ty, name)| name == field && same(ty));
                 return wire;
+            }
+            if via >> 16 == 0 {
+                todo.extend(embedded(fields).into_iter().map(|(tag, inner)| (via | tag << 16, inner)));
             }
         }
         wire

@@ -127,7 +127,7 @@ pub struct Property {
     pub name: Str,
     /// The protobuf field number; 0 for none.
     pub tag: u32,
-    /// The number of the embedded message the field is in; 0 for the message itself.
+    /// The number of the embedded message the field is in, and in the upper half that of one inside it; 0 for the message itself.
     pub via: u32,
     /// Always written in JSON, even if empty.
     pub required: bool,

@@ -410,16 +410,18 @@ pub(crate) fn omitted(property: &Property, value: &Value) -> bool {
     if property.required {
         return false;
     }
-    match value {
-        Value::Bool(b) => !b && !property.optional_zero,
-        Value::Number(n) => !property.optional_zero && property.schema.ty() != Type::IntOrString && n.as_f64() == Some(0.0),
-        Value::String(s) => {
-            s.is_empty() && !property.optional_zero && !matches!(property.schema.ty(), Type::IntOrString | Type::Any)
-        }
-        Value::Array(list) => list.is_empty() && property.schema.ty() == Type::Array,
-        Value::Object(map) => map.is_empty() && property.schema.ty() == Type::Map,
-        Value::Null => property.schema.ty() != Type::Any,
-    }
+    let ty = property.schema.ty();
+    let zero = match (ty, value) {
+        (Type::Any, _) => return false,
+        (_, Value::Null) => return true,
+        (Type::Array, Value::Array(list)) => return list.is_empty(),
+        (Type::Map, Value::Object(map)) => return map.is_empty(),
+        (Type::Boolean, Value::Bool(b)) => !b,
+        (Type::Integer | Type::Number, Value::Number(n)) => n.as_f64() == Some(0.0),
+        (Type::String | Type::Bytes, Value::String(s)) => s.is_empty(),
+        _ => false,
+    };
+    zero && !property.optional_zero
 }
 
 /// The zero Go has for a type.

@@ -36,8 +36,14 @@ fn fields(properties: &[Property], via: u32, bytes: &[u8], depth: u32, object: &
         if let Some(property) = found {
             return put(object, property, field, depth);
         }
-        if via == 0 && properties.iter().any(|p| p.via == number) {
-            return fields(properties, number, field.bytes()?, depth, object);
+        let deeper = match via {
+            0 => number,
+            outer if outer >> 16 == 0 => outer | number << 16,
+            _ => return Ok(()),
+        };
+        let mask = if via == 0 { 0xffff } else { u32::MAX };
+        if properties.iter().any(|p| p.via != 0 && p.via & mask == deeper) {
+            return fields(properties, deeper, field.bytes()?, depth, object);
         }
         Ok(()) // A field newer than the table: dropped, as any protobuf reader does.
     })

@@ -105,7 +105,7 @@ fn golden_files_decode_to_their_json() {
         }
     }
     assert!(bad.is_empty(), "{} of {seen}:\n{}", bad.len(), bad.join("\n"));
-    assert!(seen > 100);
+    assert!(seen > 70, "only {seen} files");
 }
 
 fn compare(want: &Value, have: &Value, path: String, diff: &mut Vec<String>) {

@@ -13,14 +13,18 @@ use crate::schema::{ANY, Schema, Type};
 /// Appends the fields of a message.
 pub(super) fn message(out: &mut Vec<u8>, schema: &Schema, value: &Value) -> Result<(), Error> {
     let Value::Object(object) = value else { return Err(Error::Malformed("object expected")) };
+    // Embedded structs are messages of their own, at most two deep; the inner number is in the upper half.
     let mut embedded: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     for property in schema.properties() {
         let Some(value) = object.get(property.name.as_ref()).filter(|v| !v.is_null() && property.tag != 0) else { continue };
         let out = if property.via == 0 { &mut *out } else { embedded.entry(property.via).or_default() };
         field(out, property.tag, &property.schema, value)?;
     }
-    for (number, bytes) in embedded {
-        wire::put_bytes(out, number, &bytes);
+    while let Some((via, bytes)) = embedded.pop_last() {
+        match (via & 0xffff, via >> 16) {
+            (outer, 0) => wire::put_bytes(out, outer, &bytes),
+            (outer, inner) => wire::put_bytes(embedded.entry(outer).or_default(), inner, &bytes),
+        }
     }
     Ok(())
 }
@@ -45,6 +49,9 @@ fn one(out: &mut Vec<u8>, number: u32, schema: &Schema, value: &Value) -> Result
     let shape = schema.shape();
     let mut nested = Vec::new();
     match (shape.ty, value) {
+        // An item or entry never set: the zero of its type, which is an empty message or nothing at all.
+        (Type::Time | Type::MicroTime | Type::Object | Type::Quantity, Value::Null) => {}
+        (_, Value::Null) => return Ok(()),
         (Type::String, Value::String(text)) => {
             wire::put_bytes(out, number, text.as_bytes());
             return Ok(());
