@@ -111,18 +111,8 @@ impl Stored<'_> {
 
 /// `meta.k8s.io` tables of some objects; `includeObject` says what goes along.
 pub(crate) fn table(call: &Call, version: &str, objects: &[Value], list_metadata: &Value) -> Result<Value, Status> {
-    let include = match call.query.get("includeObject") {
-        None | Some("" | "Metadata") => pharos_api::table::Include::Metadata,
-        Some("None") => pharos_api::table::Include::None,
-        Some("Object") => pharos_api::table::Include::Object,
-        Some(other) => {
-            return Err(crate::status::bad_request(format!(
-                "invalid query parameters: includeObject: Unsupported value: {other:?}: supported values: \"Metadata\", \"None\", \"Object\""
-            )));
-        }
-    };
-    let now = call.api.0.clock.now();
-    Ok(pharos_api::table::render(&call.kind, version, objects, list_metadata, include, now))
+    let _ = (call, version, objects, list_metadata);
+    Err(crate::status::not_acceptable())
 }
 
 /// Encodes a document for a client.

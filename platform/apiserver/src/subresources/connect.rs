@@ -245,6 +245,16 @@ fn aim(target: &mut Target, path: &str) -> Result<(), Status> {
 async fn pod_stream(api: &Api, info: &RequestInfo, query: &Query, subresource: &str) -> Result<Option<Target>, Status> {
     let pod = object(api, "pods", &info.namespace, &info.name).await?;
     let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else { return Ok(None) };
+    let mut target = Target::new(kubelet(api, node).await?, Some(api.0.upstream.kubelet_tls()?));
+    aim(&mut target, &kubelet_path(&pod, info, query, subresource)?)?;
+    if subresource == "log" {
+        target.respond = None; // The first line of a followed log may be long in coming.
+    }
+    Ok(Some(target))
+}
+
+/// What a kubelet is asked for.
+fn kubelet_path(pod: &Value, info: &RequestInfo, query: &Query, subresource: &str) -> Result<String, Status> {
     let (namespace, name) = (escape(&info.namespace), escape(&info.name));
     let mut parameters = url::form_urlencoded::Serializer::new(String::new());
     let path = match subresource {
@@ -255,7 +265,7 @@ async fn pod_stream(api: &Api, info: &RequestInfo, query: &Query, subresource: &
             format!("/portForward/{namespace}/{name}")
         }
         "log" => {
-            let container = container(&pod, query, "a")?;
+            let container = container(pod, query, "a")?;
             for parameter in ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"] {
                 if let Some(value) = query.get(parameter) {
                     parameters.append_pair(parameter, value);
@@ -264,7 +274,7 @@ async fn pod_stream(api: &Api, info: &RequestInfo, query: &Query, subresource: &
             format!("/containerLogs/{namespace}/{name}/{}", escape(&container))
         }
         _ => {
-            let container = container(&pod, query, "a")?;
+            let container = container(pod, query, "a")?;
             // The kubelet has other names for the same streams.
             for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
                 if query.flag(ours) {
@@ -277,13 +287,8 @@ async fn pod_stream(api: &Api, info: &RequestInfo, query: &Query, subresource: &
             format!("/{subresource}/{namespace}/{name}/{}", escape(&container))
         }
     };
-    let mut target = Target::new(kubelet(api, node).await?, Some(api.0.upstream.kubelet_tls()?));
     let parameters = parameters.finish();
-    aim(&mut target, &if parameters.is_empty() { path } else { format!("{path}?{parameters}") })?;
-    if subresource == "log" {
-        target.respond = None; // The first line of a followed log may be long in coming.
-    }
-    Ok(Some(target))
+    Ok(if parameters.is_empty() { path } else { format!("{path}?{parameters}") })
 }
 
 fn escape(segment: &str) -> String {
