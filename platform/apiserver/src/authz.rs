@@ -15,7 +15,7 @@ pub mod rbac;
 pub mod review;
 pub mod rules;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -249,6 +249,15 @@ impl Authorizer {
         match group {
             rbac::GROUP => self.shared.rbac.write().apply(resource, namespace, name, object),
             _ => self.shared.graph.write().apply(group, resource, namespace, name, object),
+        }
+    }
+
+    /// Forgets every object of a resource that is not among the live ones, given by namespace and name: the end of a
+    /// fresh start after changes were missed.
+    pub fn retain(&self, group: &str, resource: &str, live: &HashSet<(String, String)>) {
+        match group {
+            rbac::GROUP => self.shared.rbac.write().retain(resource, live),
+            _ => self.shared.graph.write().retain(group, resource, live),
         }
     }
 

@@ -48,6 +48,17 @@ pub fn admit(
     }
 }
 
+/// Writes into a new CertificateSigningRequest who asks, whatever it says itself.
+pub fn stamp(request: &mut Value, user: &UserInfo) {
+    let Some(spec) = request["spec"].as_object_mut() else { return };
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    if let Value::Object(user) = user.to_value() {
+        spec.extend(user);
+    }
+}
+
 /// Whether a user may `approve`, `sign` or `attest` for a signer, by its name or its whole domain (`domain/*`).
 #[must_use]
 pub fn allowed(authorizer: &Authorizer, user: &UserInfo, verb: &str, signer: &str) -> bool {
@@ -80,6 +91,13 @@ mod tests {
         params.distinguished_name.push(DnType::OrganizationName, organisation);
         let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
         json!({"metadata": {"name": "c"}, "spec": {"signerName": signer, "request": STANDARD.encode(pem)}})
+    }
+
+    #[test]
+    fn says_who_asks() {
+        let mut request = json!({"spec": {"request": "x", "username": "admin", "extra": {"a": ["b"]}, "uid": "9"}});
+        stamp(&mut request, &UserInfo::new("jane", ["dev"]));
+        assert_eq!(request["spec"], json!({"request": "x", "username": "jane", "groups": ["dev"]}));
     }
 
     #[test]

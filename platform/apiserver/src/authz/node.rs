@@ -98,6 +98,26 @@ impl Graph {
         }
     }
 
+    /// See [`super::Authorizer::retain`].
+    pub fn retain(&mut self, group: &str, resource: &str, live: &HashSet<(String, String)>) {
+        let gone: Vec<(String, String)> = if (group, resource) == ("", "persistentvolumes") {
+            self.claims.keys().map(|name| (String::new(), name.clone())).filter(|key| !live.contains(key)).collect()
+        } else {
+            let kind = match (group, resource) {
+                ("", "pods") => Kind::Pod,
+                ("storage.k8s.io", "volumeattachments") => Kind::Attachment,
+                ("resource.k8s.io", "resourceslices") => Kind::Slice,
+                ("certificates.k8s.io", "podcertificaterequests") => Kind::CertificateRequest,
+                _ => return,
+            };
+            let known = self.sources.keys().filter(|(known, ..)| *known == kind);
+            known.map(|(_, namespace, name)| (namespace.clone(), name.clone())).filter(|key| !live.contains(key)).collect()
+        };
+        for (namespace, name) in gone {
+            self.apply(group, resource, &namespace, &name, None);
+        }
+    }
+
     /// Replaces what a source leads to. A source leads to itself too.
     fn set(&mut self, source: Id, new: Option<(&str, HashSet<Id>)>) {
         let new = new.map(|(node, mut leads_to)| {

@@ -3,7 +3,7 @@
 //! A decision looks up the bindings of the user and of each of their groups; it never goes over all bindings.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -90,6 +90,29 @@ impl Rbac {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// See [`super::Authorizer::retain`].
+    pub fn retain(&mut self, resource: &str, live: &HashSet<(String, String)>) {
+        let mut known: Vec<(String, String)> = Vec::new();
+        match resource {
+            "clusterroles" => known.extend(self.cluster_roles.keys().map(|name| (String::new(), name.clone()))),
+            "roles" => {
+                let names = |(namespace, roles): (&String, &HashMap<String, Vec<Rule>>)| {
+                    roles.keys().map(|name| (namespace.clone(), name.clone())).collect::<Vec<_>>()
+                };
+                known.extend(self.roles.iter().flat_map(names));
+            }
+            _ => {
+                let cluster = resource == "clusterrolebindings";
+                for (namespace, bindings) in self.bindings.iter().filter(|(namespace, _)| namespace.is_empty() == cluster) {
+                    known.extend(bindings.by_name.keys().map(|name| (namespace.clone(), name.clone())));
+                }
+            }
+        }
+        for (namespace, name) in known.into_iter().filter(|key| !live.contains(key)) {
+            self.apply(resource, &namespace, &name, None);
         }
     }
 

@@ -160,3 +160,13 @@ fn unscheduled_and_mirror_pods_grant_nothing() {
     assert!(!ask(&graph, "n1", ["get", "", "secrets", "dev", "vol"], "").allowed());
     assert!(ask(&graph, "n1", ["get", "", "pods", "dev", "web"], "").allowed());
 }
+
+#[test]
+fn forgets_what_went_unseen() {
+    let mut graph = example();
+    graph.retain("", "pods", &HashSet::from([("dev".to_owned(), "other".to_owned())]));
+    graph.retain("", "persistentvolumes", &HashSet::new());
+    assert!(!ask(&graph, "n1", ["get", "", "secrets", "dev", "vol"], "").allowed());
+    assert!(graph.claims.is_empty());
+    assert!(ask(&graph, "n1", ["get", "storage.k8s.io", "volumeattachments", "", "va-1"], "").allowed());
+}

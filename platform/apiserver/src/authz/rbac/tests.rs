@@ -109,3 +109,25 @@ fn aggregates() {
     rbac.apply("clusterroles", "", "two", None);
     assert_eq!(rbac.stale_aggregations().len(), 1);
 }
+
+#[test]
+fn forgets_what_went_unseen() {
+    let mut rbac = example();
+    let live = |list: &[(&str, &str)]| -> HashSet<(String, String)> {
+        list.iter().map(|(namespace, name)| ((*namespace).to_owned(), (*name).to_owned())).collect()
+    };
+    rbac.retain("rolebindings", &live(&[("dev", "writes"), ("prod", "reads")]));
+    let jane = UserInfo::new("jane", ["a"]);
+    let bot = UserInfo::service_account("dev", "bot", "1");
+    let ops = UserInfo::new("otto", ["ops"]);
+    let allowed = |rbac: &Rbac, user, verb| rbac.authorize(&Attributes::resource(user, verb, "", "pods", "dev", "")).is_some();
+    assert!(!allowed(&rbac, &jane, "list"));
+    assert!(allowed(&rbac, &bot, "create"));
+    assert!(allowed(&rbac, &ops, "list"), "another resource's objects stay");
+    rbac.retain("roles", &live(&[]));
+    assert!(!allowed(&rbac, &bot, "create"));
+    rbac.retain("clusterrolebindings", &live(&[]));
+    assert!(!allowed(&rbac, &ops, "list"));
+    rbac.retain("clusterroles", &live(&[]));
+    assert!(rbac.cluster_roles.is_empty());
+}
