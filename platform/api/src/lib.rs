@@ -10,6 +10,8 @@ pub mod partial;
 pub mod patch;
 pub mod quantity;
 pub mod selector;
+pub mod table;
+mod columns;
 pub mod time;
 pub mod yaml;
 pub mod fields;
