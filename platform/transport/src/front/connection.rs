@@ -103,7 +103,7 @@ impl Connection {
             Ok(Ok(First::Upgrade(mut head, length))) => {
                 let rest = buffer.split_off(length).freeze();
                 head.extensions_mut().insert(self.peer.clone());
-                self.upgrade(head, Box::new(Rewind::new(rest, io))).await;
+                self.upgrade(*head, Box::new(Rewind::new(rest, io))).await;
             }
             Ok(Ok(First::Nothing)) => {}
             Ok(Err(error)) => tracing::debug!(addr = %self.peer.addr, %error, "connection broke before a request"),

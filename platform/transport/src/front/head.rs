@@ -17,7 +17,7 @@ pub(super) enum First {
     /// HTTP/2, with prior knowledge.
     Http2,
     /// A request that asks to leave HTTP; its head is this long.
-    Upgrade(Request<()>, usize),
+    Upgrade(Box<Request<()>>, usize),
     /// Anything else, to be answered (or refused) by the HTTP/1.1 server.
     Http1,
     /// Nothing: the client left.
@@ -57,7 +57,7 @@ fn find_end(text: &[u8]) -> Option<usize> {
 }
 
 /// The head, if it is a request to upgrade to something that is ours to speak.
-fn upgrade(bytes: &[u8]) -> Option<Request<()>> {
+fn upgrade(bytes: &[u8]) -> Option<Box<Request<()>>> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut parsed = httparse::Request::new(&mut headers);
     parsed.parse(bytes).ok().filter(httparse::Status::is_complete)?;
@@ -69,7 +69,7 @@ fn upgrade(bytes: &[u8]) -> Option<Request<()>> {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         request.headers_mut().append(name, HeaderValue::from_bytes(header.value).ok()?);
     }
-    wants_upgrade(request.headers()).then_some(request)
+    wants_upgrade(request.headers()).then(|| Box::new(request))
 }
 
 /// Whether a request's headers ask for WebSocket or SPDY. Others (`h2c`) may be ignored, and are.

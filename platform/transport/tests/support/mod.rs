@@ -162,7 +162,7 @@ impl Handler for Echo {
     async fn handle(&self, request: Request) -> Response {
         self.counts.begun.fetch_add(1, Ordering::SeqCst);
         let (parts, body) = request.into_parts();
-        Response::new(match parts.uri.path() {
+        let mut response = Response::new(match parts.uri.path() {
             "/panic" => panic!("as asked"),
             "/peer" => {
                 let peer = parts.extensions.get::<Peer>().unwrap();
@@ -193,6 +193,11 @@ impl Handler for Echo {
                 let _counted = Counted::new(&self.counts);
                 std::future::pending().await
             }
+            path if path.ends_with("/pods/web") => {
+                r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default"},
+                "spec":{"containers":[{"name":"web","tty":true,"stdin":true}]},"status":{"phase":"Running"}}"#
+                    .into()
+            }
             "/slow" => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 "done".into()
@@ -205,7 +210,11 @@ impl Handler for Echo {
                 text.extend_from_slice(&body.into_bytes(1 << 20).await.unwrap());
                 text.into()
             }
-        })
+        });
+        if parts.uri.path().starts_with("/api/") {
+            response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        }
+        response
     }
 
     async fn upgrade(&self, request: http::Request<()>, mut io: Io) {
