@@ -3,11 +3,14 @@
 //! Start reading at [`Runtime`]; its messages are in [`types`]. This crate knows pods only as CRI does (a sandbox with labels)
 //! and nothing of the API server; networks are attached by others to the namespace a sandbox gives.
 
-mod error; // What can go wrong,
-mod cgroup; // Control groups;
-pub mod image; // images;
+mod cgroup; // Control groups,
+pub mod embedded; // the default runtime,
+mod error; // what can go wrong,
+pub mod image; // images,
 mod runtime; // the trait,
-pub mod types; // and its messages.
+mod spec; // what a container is to the kernel,
+pub mod types; // and the trait's messages.
 
+pub use embedded::{Embedded, EmbeddedConfig, shim_main};
 pub use error::{Error, Result};
 pub use runtime::Runtime;

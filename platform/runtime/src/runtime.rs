@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::time::timeout;
 
-use crate::Result;
+use crate::error::{Error, Result};
+use crate::types::EXEC_SYNC_LIMIT_BYTES;
 use crate::types::{
     ContainerConfig, ContainerEvent, ContainerFilter, ContainerStats, ContainerStatus, ExecRequest, ExecSyncResponse, Image,
     ImageFsInfo, ImageSpec, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStats,
@@ -131,4 +134,44 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Space taken by images and containers.
     async fn image_fs_info(&self) -> Result<ImageFsInfo>;
+}
+
+/// Ends a call that takes too long.
+pub(crate) async fn with_deadline<T>(
+    operation: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::DeadlineExceeded { operation, timeout: limit }),
+    }
+}
+
+/// Runs a command with its output collected, up to [`EXEC_SYNC_LIMIT_BYTES`] a stream. Zero means no timeout.
+pub(crate) async fn collect_output<F: Future<Output = Result<i32>>>(
+    limit: Duration,
+    run: impl FnOnce(Streams) -> F,
+) -> Result<ExecSyncResponse> {
+    let (out_reader, out_writer) = duplex(64 << 10);
+    let (err_reader, err_writer) = duplex(64 << 10);
+    let streams = Streams { stdout: Some(Box::new(out_writer)), stderr: Some(Box::new(err_writer)), ..Streams::default() };
+    let all = async {
+        let (code, stdout, stderr) = tokio::join!(run(streams), read_limited(out_reader), read_limited(err_reader));
+        Ok(ExecSyncResponse { stdout, stderr, exit_code: code? })
+    };
+    if limit.is_zero() { all.await } else { with_deadline("exec", limit, all).await }
+}
+
+async fn read_limited(mut reader: DuplexStream) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count) = reader.read(&mut buffer).await {
+        if count == 0 {
+            break;
+        }
+        let room = EXEC_SYNC_LIMIT_BYTES - kept.len();
+        kept.extend_from_slice(&buffer[..count.min(room)]);
+    }
+    kept
 }

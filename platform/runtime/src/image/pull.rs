@@ -94,21 +94,21 @@ impl Puller {
             let store = Arc::clone(store);
             blocking(move || store.scratch()).await?
         };
-        let layers: Vec<Option<PathBuf>> = futures::stream::iter(manifest.layers.iter().zip(&record.diff_ids).enumerate())
-            .map(|(index, (layer, diff_id))| {
-                let (client, remote, file) = (&client, &remote, scratch.0.join(index.to_string()));
-                let present = store.has_layer(diff_id);
-                async move {
-                    if present {
-                        return Ok(None);
-                    }
-                    fetch_layer(client, remote, layer, &file).await.map_err(failed)?;
-                    Ok::<_, Error>(Some(file))
+        let mut fetches = Vec::new();
+        for (index, (layer, diff_id)) in manifest.layers.iter().zip(&record.diff_ids).enumerate() {
+            let (client, remote, layer) = (client.clone(), remote.clone(), layer.clone());
+            let file = scratch.0.join(index.to_string());
+            let present = store.has_layer(diff_id);
+            fetches.push(async move {
+                if present {
+                    return Ok(None);
                 }
-            })
-            .buffered(CONCURRENT_LAYERS)
-            .try_collect()
-            .await?;
+                fetch_layer(&client, &remote, &layer, &file).await?;
+                Ok(Some(file))
+            });
+        }
+        let fetched = futures::stream::iter(fetches).buffered(CONCURRENT_LAYERS);
+        let layers: Vec<Option<PathBuf>> = fetched.try_collect().await.map_err(failed)?;
         let store = Arc::clone(store);
         blocking(move || {
             let kept = store.add(record, &layers);
