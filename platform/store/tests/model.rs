@@ -1,6 +1,6 @@
 //! Any sequence of operations, against a map that cannot be wrong.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking and owns its tasks")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

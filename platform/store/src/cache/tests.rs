@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests start tasks outside any component")]
+
 use std::time::Duration;
 
 use pharos_api::object::Field;

@@ -9,11 +9,13 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 
+use super::files;
 use super::log::{self, Sealed};
 use super::record::{Fields, Stored};
 use crate::{Error, Result, Revision};
@@ -118,18 +120,33 @@ impl SnapshotFile {
         })
     }
 
-    /// Opens the file for `act`. A damaged file may make redb panic; that is then an error like any other.
+    /// Opens the file for `act`, made if there is none. A damaged file may make redb panic; that is then an error like any
+    /// other.
     fn guarded<T>(&self, act: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
-        let is_new = !self.path.exists();
         let open = || {
-            let database = Builder::new().set_cache_size(CACHE_BYTES).create(&self.path).map_err(|e| self.failed(e))?;
+            if !self.path.exists() {
+                self.create()?;
+            }
+            let database = Builder::new().set_cache_size(CACHE_BYTES).open(&self.path).map_err(|e| self.failed(e))?;
             act(&database)
         };
         let outcome = catch_unwind(AssertUnwindSafe(open));
-        if is_new && outcome.as_ref().is_ok_and(Result::is_ok) {
-            self.path.parent().map_or(Ok(()), super::files::sync_dir)?;
-        }
         outcome.unwrap_or_else(|_| Err(self.corrupt("structure is damaged".to_owned())))
+    }
+
+    /// Makes an empty snapshot under another name first: one half made, on a full disk, never has the real one.
+    fn create(&self) -> Result<()> {
+        let new = self.path.with_extension("new");
+        files::remove(&new)?;
+        let make = || -> Result<(), redb::Error> {
+            let write = Builder::new().set_cache_size(CACHE_BYTES).create(&new)?.begin_write()?;
+            write.open_table(ENTRIES)?;
+            write.open_table(META)?;
+            Ok(write.commit()?)
+        };
+        make().map_err(|e| self.failed(e))?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).map_err(|e| Error::io("restrict", &new, e))?;
+        files::rename(&new, &self.path)
     }
 
     fn failed(&self, error: impl Into<redb::Error>) -> Error {

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests start tasks outside any component")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
