@@ -193,6 +193,12 @@ impl Handler for Echo {
                 let _counted = Counted::new(&self.counts);
                 std::future::pending().await
             }
+            // As much of an API server as kubectl needs to find a pod.
+            "/api" => r#"{"kind":"APIVersions","versions":["v1"]}"#.into(),
+            "/apis" => r#"{"kind":"APIGroupList","apiVersion":"v1","groups":[]}"#.into(),
+            "/api/v1" => r#"{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"pods","singularName":"pod",
+                "namespaced":true,"kind":"Pod","verbs":["get"]}]}"#
+                .into(),
             path if path.ends_with("/pods/web") => {
                 r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default"},
                 "spec":{"containers":[{"name":"web","tty":true,"stdin":true}]},"status":{"phase":"Running"}}"#
@@ -211,7 +217,7 @@ impl Handler for Echo {
                 text.into()
             }
         });
-        if parts.uri.path().starts_with("/api/") {
+        if parts.uri.path().starts_with("/api") {
             response.headers_mut().insert("content-type", "application/json".parse().unwrap());
         }
         response
