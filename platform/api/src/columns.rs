@@ -101,7 +101,7 @@ fn first_three(all: &[Cow<'_, str>], none: &str) -> String {
     let shown = join(all.iter().take(3).map(AsRef::as_ref), ",");
     match all.len() {
         0 => none.to_owned(),
-        0..=3 => shown,
+        1..=3 => shown,
         more => format!("{shown} + {} more...", more - 3),
     }
 }

@@ -10,6 +10,8 @@ mod field_set;
 mod typed;
 
 #[cfg(test)]
+mod real_schema_tests;
+#[cfg(test)]
 mod test_schema;
 
 pub use field_set::FieldSet;

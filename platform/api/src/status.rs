@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 mod build; // Constructors, one per upstream reason,
@@ -43,10 +44,10 @@ pub mod reason {
 /// The outcome of a request. Mostly a failure; a success answers a delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    #[serde(default = "kind", rename = "kind")]
-    kind: Cow<'static, str>,
-    #[serde(default = "api_version", rename = "apiVersion")]
-    api_version: Cow<'static, str>,
+    #[serde(default, serialize_with = "kind", deserialize_with = "ignore")]
+    kind: (),
+    #[serde(default, serialize_with = "api_version", deserialize_with = "ignore", rename = "apiVersion")]
+    api_version: (),
     /// Always empty for a failure; a watch or list may set it.
     #[serde(default)]
     metadata: Metadata,
@@ -149,12 +150,18 @@ impl fmt::Display for Status {
 
 impl std::error::Error for Status {}
 
-fn kind() -> Cow<'static, str> {
-    Cow::Borrowed("Status")
+// The signatures are those serde calls.
+
+fn kind<S: Serializer>((): &(), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("Status")
 }
 
-fn api_version() -> Cow<'static, str> {
-    Cow::Borrowed("v1")
+fn api_version<S: Serializer>((): &(), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("v1")
+}
+
+fn ignore<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(deserializer).map(drop)
 }
 
 fn failure() -> Cow<'static, str> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::{Cells, Print, condition, containers, get, int_or_string, items, labels, or, quantity, selector, text};
+use super::{Cells, Print, condition, containers, get, int_or_string, labels, or, quantity, selector, text};
 use crate::{meta, time};
 
 pub(super) fn core(kind: &str) -> Option<(&'static str, Print)> {
@@ -251,6 +251,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::columns::items;
 
     fn print(kind: &str, object: Value) -> Value {
         let now = time::parse("2026-01-01T01:00:00Z").unwrap();

@@ -89,11 +89,6 @@ fn try_apply(schema: &Schema, live: Option<&Value>, config: &Value, write: Write
         time: Some(time::format(write.now)),
         fields: claimed,
     });
-    if let Some(version) = live.map(meta::resource_version).filter(|v| !v.is_empty()) {
-        if meta::resource_version(config).is_empty() {
-            meta::set(&mut merged, "resourceVersion", version);
-        }
-    }
     managed_fields::encode(&mut merged, entries);
     if let Some(live) = live {
         managed_fields::keep_times(live, &mut merged);

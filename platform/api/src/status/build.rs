@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 
-use super::{Cause, Details, FieldError, Metadata, Status, api_version, failure, go_quote, kind, reason};
+use super::{Cause, Details, FieldError, Metadata, Status, failure, go_quote, reason};
 
 /// A request that authorization refused; its text is the reason in a `Forbidden`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,8 +80,8 @@ impl Status {
     /// A failure with no details.
     pub fn failure(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
-            kind: kind(),
-            api_version: api_version(),
+            kind: (),
+            api_version: (),
             metadata: Metadata {},
             status: failure(),
             message: message.into(),
