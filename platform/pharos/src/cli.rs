@@ -1,0 +1,343 @@
+//! The command line. Flags follow k3s where it has them.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs a Kubernetes cluster and shows it.
+#[derive(Debug, Parser)]
+#[command(name = "pharos", version, about, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a control plane, and a node beside it
+    Server(ServerOptions),
+    /// Run a node that joins a server
+    Agent(AgentOptions),
+    /// Work with the images of this node
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Print the administrator's kubeconfig
+    Kubeconfig(KubeconfigOptions),
+    /// Work with the tokens that nodes join with
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Search logs with a LogQL query
+    Logs(LogsOptions),
+    /// Evaluate a PromQL query
+    Query(QueryOptions),
+    /// Tell whether this machine can run Pharos
+    Check(CheckOptions),
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+    /// Serve the demo: a small web server with metrics, log lines and a DNS check of itself
+    #[command(hide = true)]
+    Demo(DemoOptions),
+}
+
+/// Where a running server is.
+#[derive(Debug, Clone, Args)]
+pub struct ClientOptions {
+    /// The kubeconfig to reach the server with
+    #[arg(long, env = "KUBECONFIG", default_value = "/etc/pharos/pharos.yaml", global = true)]
+    pub kubeconfig: PathBuf,
+}
+
+/// Which container runtime runs the pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Runtime {
+    /// The OCI runtime inside Pharos
+    Embedded,
+    /// A Docker Engine on this machine
+    Docker,
+}
+
+/// A part of the server that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// No node: this machine runs no pods
+    Agent,
+    /// No cluster DNS
+    Dns,
+    /// No controllers
+    Controllers,
+    /// No scheduler
+    Scheduler,
+    /// No service proxy on this node
+    Proxy,
+    /// No collection and store of metrics
+    Metrics,
+    /// No log index
+    Logging,
+}
+
+/// What `server` and `agent` have in common: the node.
+#[derive(Debug, Clone, Args)]
+pub struct NodeOptions {
+    /// Folder of all state
+    #[arg(long, short = 'd', env = "PHAROS_DATA_DIR", default_value = "/var/lib/pharos", overrides_with = "data_dir")]
+    pub data_dir: PathBuf,
+    /// This node's name [default: the host name]
+    #[arg(long, env = "PHAROS_NODE_NAME", overrides_with = "node_name")]
+    pub node_name: Option<String>,
+    /// This node's address, as other nodes reach it [default: that of the default route]
+    #[arg(long, env = "PHAROS_NODE_IP", overrides_with = "node_ip")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels this node registers with, as KEY=VALUE; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    pub node_label: Vec<String>,
+    /// Taints this node registers with, as KEY=VALUE:EFFECT; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    pub node_taint: Vec<String>,
+    /// What runs the containers
+    #[arg(long, env = "PHAROS_RUNTIME", value_enum, default_value = "embedded", overrides_with = "runtime")]
+    pub runtime: Runtime,
+    /// Port of the kubelet's HTTPS endpoint
+    #[arg(long, env = "PHAROS_KUBELET_PORT", default_value_t = 10250, overrides_with = "kubelet_port")]
+    pub kubelet_port: u16,
+    /// Registries that are spoken to without TLS, besides those on loopback; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    pub insecure_registry: Vec<String>,
+    /// How much is logged to standard error: error, warn, info, debug, trace, or directives such as `info,pharos_node=debug`
+    #[arg(long, env = "PHAROS_LOG", default_value = "info", overrides_with = "log_level")]
+    pub log_level: String,
+    /// How log lines on standard error are written
+    #[arg(long, env = "PHAROS_LOG_FORMAT", value_enum, default_value = "text", overrides_with = "log_format")]
+    pub log_format: LogFormat,
+    /// Where spans are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces [default: nowhere]
+    #[arg(long, env = "PHAROS_OTLP_ENDPOINT", overrides_with = "otlp_endpoint")]
+    pub otlp_endpoint: Option<String>,
+    /// The share of traces that is kept, from 0 to 1
+    #[arg(long, env = "PHAROS_OTLP_SAMPLING", default_value_t = 1.0, overrides_with = "otlp_sampling")]
+    pub otlp_sampling: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// logfmt lines
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServerOptions {
+    /// A file with these options: YAML, keys named like the flags; `FILE.d/*.yaml` too
+    #[arg(long, short = 'c', env = "PHAROS_CONFIG_FILE", default_value = "/etc/pharos/config.yaml")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub node: NodeOptions,
+    /// Address the API server listens on
+    #[arg(long, env = "PHAROS_BIND_ADDRESS", default_value = "0.0.0.0", overrides_with = "bind_address")]
+    pub bind_address: IpAddr,
+    /// Port the API server listens on
+    #[arg(long, alias = "https-listen-port", env = "PHAROS_HTTPS_PORT", default_value_t = 6443, overrides_with = "https_port")]
+    pub https_port: u16,
+    /// Address other nodes reach the API server at [default: the node's]
+    #[arg(long, env = "PHAROS_ADVERTISE_ADDRESS", overrides_with = "advertise_address")]
+    pub advertise_address: Option<IpAddr>,
+    /// Where the administrator's kubeconfig is written
+    #[arg(long, short = 'o', env = "PHAROS_KUBECONFIG_OUTPUT", default_value = "/etc/pharos/pharos.yaml", overrides_with = "write_kubeconfig")]
+    pub write_kubeconfig: PathBuf,
+    /// Mode of that file
+    #[arg(long, env = "PHAROS_KUBECONFIG_MODE", default_value = "600", overrides_with = "write_kubeconfig_mode")]
+    pub write_kubeconfig_mode: String,
+    /// Further names and addresses in the API server's certificate; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// The network of pods
+    #[arg(long, env = "PHAROS_CLUSTER_CIDR", default_value = "10.42.0.0/16", overrides_with = "cluster_cidr")]
+    pub cluster_cidr: String,
+    /// The network of Services
+    #[arg(long, env = "PHAROS_SERVICE_CIDR", default_value = "10.43.0.0/16", overrides_with = "service_cidr")]
+    pub service_cidr: String,
+    /// Ports for Services of type NodePort
+    #[arg(long, env = "PHAROS_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", overrides_with = "service_node_port_range")]
+    pub service_node_port_range: String,
+    /// Address of the cluster DNS
+    #[arg(long, env = "PHAROS_CLUSTER_DNS", default_value = "10.43.0.10", overrides_with = "cluster_dns")]
+    pub cluster_dns: IpAddr,
+    /// Domain of the cluster
+    #[arg(long, env = "PHAROS_CLUSTER_DOMAIN", default_value = "cluster.local", overrides_with = "cluster_domain")]
+    pub cluster_domain: String,
+    /// Parts to leave out; may be repeated
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub disable: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentOptions {
+    /// A file with these options: YAML, keys named like the flags; `FILE.d/*.yaml` too
+    #[arg(long, short = 'c', env = "PHAROS_CONFIG_FILE", default_value = "/etc/pharos/config.yaml")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub node: NodeOptions,
+    /// The server to join, as https://HOST:PORT
+    #[arg(long, short = 's', env = "PHAROS_URL", overrides_with = "server")]
+    pub server: String,
+    /// The token to join with; needed once, until this node has its own certificate
+    #[arg(long, short = 't', env = "PHAROS_TOKEN", overrides_with = "token")]
+    pub token: Option<String>,
+    /// A file that holds the token
+    #[arg(long, env = "PHAROS_TOKEN_FILE", overrides_with = "token_file")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Which node's images are meant: the one whose state is in this folder.
+#[derive(Debug, Clone, Args)]
+pub struct ImageOptions {
+    /// Folder of the node's state
+    #[arg(long, short = 'd', env = "PHAROS_DATA_DIR", default_value = "/var/lib/pharos")]
+    pub data_dir: PathBuf,
+    /// What runs the containers there
+    #[arg(long, env = "PHAROS_RUNTIME", value_enum, default_value = "embedded")]
+    pub runtime: Runtime,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Load images from OCI or docker archives (plain, gzip or zstd)
+    Load {
+        /// The archives; `-` is standard input
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+        #[command(flatten)]
+        options: ImageOptions,
+    },
+    /// List the images
+    Ls {
+        #[command(flatten)]
+        options: ImageOptions,
+        /// Print names alone
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Remove images
+    Rm {
+        /// Names or digests
+        #[arg(required = true)]
+        images: Vec<String>,
+        #[command(flatten)]
+        options: ImageOptions,
+    },
+    /// Make an image of this program, with its demo web server as entry point, as a docker archive
+    BuildDemo {
+        /// The file to write
+        #[arg(long, short)]
+        output: PathBuf,
+        /// The image's name
+        #[arg(long, default_value = "pharos.io/demo:latest")]
+        tag: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct KubeconfigOptions {
+    /// The file that the server wrote
+    #[arg(long, env = "PHAROS_KUBECONFIG_OUTPUT", default_value = "/etc/pharos/pharos.yaml")]
+    pub file: PathBuf,
+    /// The server's address to put in, as https://HOST:PORT, for use on another machine
+    #[arg(long)]
+    pub server: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, with the CA's hash in front
+    Create {
+        /// How long it is valid (30m, 24h, 7d); 0 means for ever
+        #[arg(long, default_value = "24h")]
+        ttl: String,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List the tokens; secrets are not shown
+    List {
+        /// How to print them
+        #[arg(long, short, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Delete tokens
+    Delete {
+        /// Their IDs
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsOptions {
+    /// The query, such as `{namespace="default"} |= "error"`
+    pub query: String,
+    #[command(flatten)]
+    pub client: ClientOptions,
+    /// How far back to look (15m, 1h, 2d)
+    #[arg(long, default_value = "1h")]
+    pub since: String,
+    /// At most so many lines, the newest
+    #[arg(long, default_value_t = 100)]
+    pub limit: u32,
+    /// Keep printing lines as they come
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How to print them
+    #[arg(long, short, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct QueryOptions {
+    /// The query, such as `sum by (component) (rate(pharos_log_records_total[5m]))`
+    pub query: String,
+    #[command(flatten)]
+    pub client: ClientOptions,
+    /// Evaluate over this long, up to now, rather than once (15m, 1h, 2d)
+    #[arg(long)]
+    pub range: Option<String>,
+    /// The distance of points in a range
+    #[arg(long, default_value = "1m")]
+    pub step: String,
+    /// How to print the result
+    #[arg(long, short, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckOptions {
+    /// Ports that must be free
+    #[arg(long, value_delimiter = ',', default_values_t = [6443, 10250])]
+    pub port: Vec<u16>,
+    /// Folder that state will be in
+    #[arg(long, short = 'd', env = "PHAROS_DATA_DIR", default_value = "/var/lib/pharos")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// Address to listen on
+    #[arg(long, env = "DEMO_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: std::net::SocketAddr,
+    /// The name that the DNS check resolves
+    #[arg(long, env = "DEMO_RESOLVE", default_value = "kubernetes.default.svc")]
+    pub resolve: String,
+    /// Seconds between two DNS checks
+    #[arg(long, env = "DEMO_CHECK_SECONDS", default_value_t = 15)]
+    pub check_seconds: u64,
+}

@@ -1,0 +1,34 @@
+//! What becomes of log records and spans: standard error, the log index, and OTLP.
+
+use anyhow::Context as _;
+use pharos_telemetry::{Registries, logs, traces};
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::cli::{LogFormat, NodeOptions};
+
+/// Sets up logging for the whole process.
+///
+/// The log index gets everything from `info` up whatever is printed, and more if more is printed.
+pub fn init(options: &NodeOptions, registries: &Registries, node: &str) -> anyhow::Result<(logs::Records, Option<traces::Traces>)> {
+    let filter = || EnvFilter::try_new(&options.log_level).with_context(|| format!("--log-level {}", options.log_level));
+    let (records, queue) = logs::layer(&registries.of("pharos"))?;
+    let printed = match options.log_format {
+        LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
+    };
+    let (spans, traces) = match &options.otlp_endpoint {
+        None => (None, None),
+        Some(endpoint) => {
+            let config = traces::Config { endpoint: endpoint.clone(), sampling: options.otlp_sampling, instance: node.to_owned() };
+            let (layer, traces) = traces::layer(&config)?;
+            (Some(layer.with_filter(filter()?)), Some(traces))
+        }
+    };
+    tracing_subscriber::registry()
+        .with(printed.with_filter(filter()?))
+        .with(records.with_filter(filter()?))
+        .with(spans)
+        .try_init()
+        .context("set up logging")?;
+    Ok((queue, traces))
+}

@@ -1,0 +1,308 @@
+//! `pharos server`: which components make a server, in which order they start, and what each is given.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use pharos_apiserver::{
+    Api, Parts,
+    authn::{self, UserInfo, issuer, jws},
+};
+use pharos_scheduler::Scheduler;
+use pharos_store::{Embedded, Maintenance};
+use pharos_telemetry::{Clock, Registries, Supervisor, health::Health};
+use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    cli::{Part, ServerOptions},
+    door::Door,
+    files::{self, Layout},
+    join::{self, Cluster, Join},
+    logging, node,
+};
+
+/// Runs a server until it is told to stop.
+pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
+    let plan = Plan::check(options)?;
+    let registries = Registries::default();
+    let (records, traces) = logging::init(&plan.options.node, &registries, &plan.node)?;
+    let health = Health::default();
+    let mut supervisor = Supervisor::new(registries.clone(), health.clone(), Clock::system());
+    registries
+        .of("pharos")
+        .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+        .context("register process metrics")?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = plan.node, "starting");
+
+    let keys = Keys::load(&plan)?;
+    let api = start_api(&plan, &keys, &registries, &health, &mut supervisor).await?;
+    let clients = Clients(api.clone());
+    let admin = clients.of(UserInfo::new("pharos", ["system:masters"]));
+    join::publish(&admin, keys.ca.certificate_pem(), &plan.url(plan.advertise)).await?;
+    let kubeconfig = keys.admin_kubeconfig(&plan.url(plan.local()))?;
+    files::write(&plan.options.write_kubeconfig, &kubeconfig, plan.kubeconfig_mode)?;
+
+    let runs = |part: Part| !plan.options.disable.contains(&part);
+    if runs(Part::Controllers) {
+        start_controllers(&plan, &keys, &clients, &mut supervisor).await?;
+    }
+    if runs(Part::Scheduler) {
+        let client = clients.of(UserInfo::new("system:kube-scheduler", ["system:authenticated"]));
+        supervisor.start(Scheduler::new(client, &registries.of("kube-scheduler"))?).await?;
+    }
+let _ = records;
+    tracing::info!(kubeconfig = %plan.options.write_kubeconfig.display(), "running");
+
+    wait_for_signal().await?;
+    tracing::info!("stopping");
+    supervisor.stop().await;
+    if let Some(traces) = traces {
+        traces.shutdown();
+    }
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn wait_for_signal() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The options, checked and completed.
+pub struct Plan {
+    pub options: ServerOptions,
+    pub layout: Layout,
+    pub node: String,
+    pub address: IpAddr,
+    advertise: IpAddr,
+    pub cluster: Cluster,
+    node_ports: RangeInclusive<u16>,
+    kubeconfig_mode: u32,
+}
+
+impl Plan {
+    /// Finds all mistakes at once.
+    fn check(options: ServerOptions) -> anyhow::Result<Self> {
+        let mut mistakes = Vec::new();
+        let node_ports = options.service_node_port_range.split_once('-').and_then(|(from, to)| {
+            let (from, to) = (from.parse::<u16>().ok()?, to.parse::<u16>().ok()?);
+            (from > 0 && from <= to).then_some(from..=to)
+        });
+        if node_ports.is_none() {
+            mistakes.push(format!("--service-node-port-range {}: not written FROM-TO", options.service_node_port_range));
+        }
+        let kubeconfig_mode = u32::from_str_radix(&options.write_kubeconfig_mode, 8).ok().filter(|mode| *mode <= 0o777);
+        if kubeconfig_mode.is_none() {
+            mistakes.push(format!("--write-kubeconfig-mode {}: not an octal mode", options.write_kubeconfig_mode));
+        }
+        for (flag, cidr) in [("--cluster-cidr", &options.cluster_cidr), ("--service-cidr", &options.service_cidr)] {
+            if !cidr.split(',').all(is_cidr) {
+                mistakes.push(format!("{flag} {cidr}: not a network such as 10.42.0.0/16"));
+            }
+        }
+        let node = node::name(&options.node)?;
+        let address = node::address(&options.node)?;
+        anyhow::ensure!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+        Ok(Self {
+            layout: Layout(options.node.data_dir.clone()),
+            node,
+            address,
+            advertise: options.advertise_address.unwrap_or(address),
+            cluster: Cluster {
+                cluster_cidr: options.cluster_cidr.clone(),
+                service_cidr: options.service_cidr.clone(),
+                cluster_dns: options.cluster_dns,
+                cluster_domain: options.cluster_domain.clone(),
+                service_node_port_range: options.service_node_port_range.clone(),
+            },
+            node_ports: node_ports.unwrap_or(30_000..=32_767),
+            kubeconfig_mode: kubeconfig_mode.unwrap_or(0o600),
+            options,
+        })
+    }
+
+    /// The address that programs on this machine use.
+    fn local(&self) -> IpAddr {
+        match self.options.bind_address {
+            address if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            address => address,
+        }
+    }
+
+    fn url(&self, address: IpAddr) -> String {
+        format!("https://{}", SocketAddr::new(address, self.options.https_port))
+    }
+
+    /// What the API server's certificate holds for.
+    fn server_names(&self) -> (Vec<String>, Vec<IpAddr>) {
+        let domain = &self.cluster.cluster_domain;
+        let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).into();
+        names.extend([format!("kubernetes.default.svc.{domain}"), self.node.clone()]);
+        let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), self.address, self.advertise];
+        addresses.extend(first_address(&self.cluster.service_cidr));
+        addresses.extend(Some(self.options.bind_address).filter(|a| !a.is_unspecified()));
+        for san in &self.options.tls_san {
+            match san.parse() {
+                Ok(address) => addresses.push(address),
+                Err(_) => names.push(san.clone()),
+            }
+        }
+        (names, addresses)
+    }
+}
+
+/// Whether a text is a network in CIDR notation.
+fn is_cidr(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(address, bits)| {
+        let limit = match address.parse() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        bits.parse::<u8>().is_ok_and(|bits| bits <= limit)
+    })
+}
+
+/// The first usable address of a network: the `kubernetes` Service's.
+fn first_address(cidrs: &str) -> Option<IpAddr> {
+    let (address, _) = cidrs.split(',').next()?.split_once('/')?;
+    Some(match address.parse().ok()? {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from(u32::from(address) + 1)),
+        IpAddr::V6(address) => IpAddr::V6(std::net::Ipv6Addr::from(u128::from(address) + 1)),
+    })
+}
+
+/// The control plane's certificates and keys. They are made at the first start.
+pub struct Keys {
+    pub ca: Arc<Ca>,
+    server: Arc<Identity>,
+    pub kubelet: Arc<Identity>,
+    /// What the API server shows to kubelets, and the metrics collector too.
+    pub kubelet_client: Arc<Identity>,
+    admin: Arc<Identity>,
+    tokens: pki::SigningKey,
+}
+
+impl Keys {
+    fn load(plan: &Plan) -> anyhow::Result<Self> {
+        let (dir, node_dir) = (plan.layout.tls(), plan.layout.node_tls());
+        files::private_folder(&dir)?;
+        files::private_folder(&node_dir)?;
+        let ca = Arc::new(Ca::load_or_create(&dir, "ca", "pharos-ca", Clock::system())?);
+        let (names, addresses) = plan.server_names();
+        let identity = |dir: &std::path::Path, name: &str, template| {
+            Identity::load_or_issue(ca.clone(), dir, name, template).with_context(|| format!("certificate {name}"))
+        };
+        let kubelet = Template {
+            subject: Subject::new(format!("system:node:{}", plan.node), &["system:nodes"]),
+            ..Template::server("", vec![plan.node.clone(), "localhost".into()], vec![plan.address, Ipv4Addr::LOCALHOST.into()])
+        };
+        Ok(Self {
+            server: identity(&dir, "apiserver", Template::server("kube-apiserver", names, addresses))?,
+            kubelet: identity(&node_dir, "kubelet", kubelet)?,
+            kubelet_client: identity(
+                &dir,
+                "apiserver-kubelet-client",
+                Template::client(Subject::new("kube-apiserver-kubelet-client", &["system:masters"])),
+            )?,
+            admin: identity(&dir, "admin", Template::client(Subject::new("pharos-admin", &["system:masters"])))?,
+            tokens: pki::load_or_create_signing_key(&dir, "service-account")?,
+            ca,
+        })
+    }
+
+    fn admin_kubeconfig(&self, server: &str) -> anyhow::Result<String> {
+        let issued = self.admin.pem();
+        files::kubeconfig(server, self.ca.certificate_pem(), &issued.certificate_pem, &issued.key_pem)
+    }
+}
+
+/// In-process clients of the API server, each acting as somebody.
+#[derive(Clone)]
+pub struct Clients(Api);
+
+impl Clients {
+    pub fn of(&self, user: UserInfo) -> kube::Client {
+        pharos_client::in_process(self.0.service(user))
+    }
+
+    /// A client that acts as a ServiceAccount; the account need not exist.
+    pub fn service_account(&self, namespace: &str, name: &str) -> kube::Client {
+        self.of(UserInfo::service_account(namespace, name, ""))
+    }
+}
+
+/// Opens the store and starts the API server behind its socket.
+async fn start_api(
+    plan: &Plan,
+    keys: &Keys,
+    registries: &Registries,
+    health: &Health,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Api> {
+    let folder = plan.layout.store();
+    files::private_folder(&folder)?;
+    let config = pharos_store::Config::new(folder);
+    let metrics = pharos_store::Metrics::new(&registries.of("store"))?;
+    let store = tokio::task::spawn_blocking(move || Embedded::open(config, Clock::system(), metrics)).await?.context("open the store")?;
+    supervisor.start(Maintenance::new(store.clone())).await?;
+
+    let gather = {
+        let registries = registries.clone();
+        Arc::new(move || registries.encode("apiserver").unwrap_or(Ok(String::new())))
+    };
+    let kubelet_client = keys.kubelet_client.pem();
+    let config = pharos_apiserver::Config {
+        service_cluster_ip_range: plan.cluster.service_cidr.split(',').map(str::to_owned).collect(),
+        service_node_port_range: plan.node_ports.clone(),
+        advertise_address: plan.advertise,
+        secure_port: plan.options.https_port,
+        client_ca_pem: keys.ca.certificate_pem().to_owned(),
+        kubelet_client: Some((kubelet_client.certificate_pem, kubelet_client.key_pem)),
+        ..pharos_apiserver::Config::default()
+    };
+    let signing = jws::SigningKey::from_pem(&keys.tokens.private_pem)?;
+    let parts = Parts {
+        store,
+        authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], anonymous: true },
+        issuer: issuer::TokenIssuer::new(issuer::Config::for_domain(&plan.cluster.cluster_domain), signing, Vec::new(), Clock::system()),
+        health: health.clone(),
+        gather,
+        clock: Clock::system(),
+    };
+    let api = Api::new(config, parts, &registries.of("apiserver"))?;
+    api.mount(join::PREFIX, Arc::new(Join { ca: keys.ca.clone(), cluster: plan.cluster.clone() }));
+    supervisor.start(api.clone()).await?;
+
+    let address = SocketAddr::new(plan.options.bind_address, plan.options.https_port);
+    let door = Door { api: api.clone(), addresses: vec![address], identity: keys.server.clone(), client_roots: keys.ca.roots() };
+    let renewing = keys.kubelet_client.clone();
+    drop(renewing);
+    supervisor.start(door).await.with_context(|| format!("listen on {address}"))?;
+    Ok(api)
+}
+
+async fn start_controllers(plan: &Plan, keys: &Keys, clients: &Clients, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    let _ = (plan, keys, clients, supervisor);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        assert!(is_cidr("10.42.0.0/16") && is_cidr("fd00::/64"));
+        assert!(!is_cidr("10.42.0.0") && !is_cidr("10.42.0.0/33") && !is_cidr("x/8"));
+        assert_eq!(first_address("10.43.0.0/16,fd00::/112").map(|a| a.to_string()).as_deref(), Some("10.43.0.1"));
+    }
+}
