@@ -1,19 +1,125 @@
-//! Validation of whole objects with upstream's rules, paths and messages.
+//! Validation of whole objects with upstream's rules, paths and messages (`pkg/apis/*/validation` of Kubernetes 1.37).
+//!
+//! Each group of kinds has a file. Kinds without rules of their own are checked for what their schema requires. What needs
+//! other objects (quota, allocated addresses) is the API server's to check.
 
 use serde_json::Value;
 
-use crate::registry::Kind;
+use crate::registry::{Kind, KindSchema};
+use crate::schema::{Schema, Type};
 
 pub use crate::status::{ErrorType, FieldError};
 
+mod access;
+mod at;
+mod container;
+mod core;
+mod custom;
+mod meta;
+mod network;
+mod pod;
+mod service;
+mod storage;
+mod volume;
+mod workload;
+
+use at::{At, Errors};
+
 /// Validates an object to be created (`old` is `None`) or to replace `old`.
 pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let _ = (kind, new, old);
-    Vec::new()
+    let mut errors = Vec::new();
+    meta::object(kind, &At::root(new), old.is_some(), &mut errors);
+    if let KindSchema::Custom(schema) = &kind.schema {
+        custom::object(schema, new, &mut errors);
+        return errors;
+    }
+    let root = At::root(new);
+    let spec = root.field("spec");
+    let group = kind.group.as_ref();
+    match (group, kind.kind.as_ref()) {
+        ("", "Pod") => pod::pod(&root, old.is_some(), &mut errors),
+        ("", "PodTemplate") => pod::template(&root.field("template"), &mut errors),
+        ("", "Service") => service::service(&root, &mut errors),
+        ("", "ConfigMap") => core::config_map(&root, &mut errors),
+        ("", "Secret") => core::secret(&root, old, &mut errors),
+        ("", "Namespace" | "Node" | "Event" | "ServiceAccount" | "ComponentStatus" | "Endpoints") => {}
+        ("", "ReplicationController") => workload::replication_controller(&spec, &mut errors),
+        ("", "PersistentVolume") => storage::persistent_volume(&spec, old, &mut errors),
+        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(&spec, old, &mut errors),
+        ("", "ResourceQuota") => core::resource_quota(&spec, &mut errors),
+        ("", "LimitRange") => core::limit_range(&spec, &mut errors),
+        ("apps", "Deployment") => workload::deployment(&spec, old, &mut errors),
+        ("apps", "ReplicaSet") => workload::replica_set(&spec, old, &mut errors),
+        ("apps", "StatefulSet") => workload::stateful_set(&spec, old, &mut errors),
+        ("apps", "DaemonSet") => workload::daemon_set(&spec, old, &mut errors),
+        ("batch", "Job") => workload::job(&spec, old, &mut errors),
+        ("batch", "CronJob") => workload::cron_job(&root, &mut errors),
+        ("autoscaling", "HorizontalPodAutoscaler") => workload::horizontal_pod_autoscaler(&spec, &mut errors),
+        ("policy", "PodDisruptionBudget") => workload::pod_disruption_budget(&spec, &mut errors),
+        ("networking.k8s.io", "Ingress") => network::ingress(&spec, &mut errors),
+        ("networking.k8s.io", "IngressClass") => network::ingress_class(&spec, old, &mut errors),
+        ("networking.k8s.io", "NetworkPolicy") => network::network_policy(&spec, &mut errors),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(&root, old, &mut errors),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(&root, kind.namespaced, &mut errors),
+        ("rbac.authorization.k8s.io", _) => access::binding(&root, kind.namespaced, old, &mut errors),
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(&root, old, &mut errors),
+        ("scheduling.k8s.io", "PriorityClass") => core::priority_class(&root, old, &mut errors),
+        ("coordination.k8s.io", "Lease") => core::lease(&spec, &mut errors),
+        ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
+        _ => required(kind.schema(), &root, &mut errors),
+    }
+    errors
 }
 
 /// Validates a write through the status subresource.
 pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
-    let _ = (kind, new, old);
-    Vec::new()
+    let mut errors = Vec::new();
+    let _ = old;
+    meta::object(kind, &At::root(new), true, &mut errors);
+    if let KindSchema::Custom(schema) = &kind.schema {
+        custom::object(schema, new, &mut errors);
+        return errors;
+    }
+    let status = At::root(new).field("status");
+    match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet") | ("", "ReplicationController") => {
+            for field in ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "observedGeneration"] {
+                status.field(field).non_negative(&mut errors);
+            }
+        }
+        _ => {}
+    }
+    errors
 }
+
+/// What the schema requires outside status, for kinds without rules of their own.
+fn required(schema: &Schema, at: &At<'_>, errors: &mut Errors) {
+    for property in schema.properties() {
+        let field = at.field(&property.name);
+        let at_root = at.path().is_empty() && matches!(property.name.as_ref(), "status" | "metadata" | "apiVersion" | "kind");
+        if at_root {
+            continue;
+        }
+        let missing = match property.schema.ty() {
+            Type::String => field.text().is_empty(),
+            Type::Object | Type::Array | Type::Map => field.is_absent(),
+            _ => false,
+        };
+        if property.required && missing {
+            errors.push(FieldError::required(field.path(), ""));
+        } else if !field.is_absent() {
+            match property.schema.ty() {
+                Type::Object => required(&property.schema, &field, errors),
+                Type::Array => {
+                    if let Some(items) = property.schema.items().filter(|items| items.ty() == Type::Object) {
+                        field.items().for_each(|item| required(items, &item, errors));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! ConfigMaps, Secrets, quotas, leases and other small kinds.
+
+use serde_json::Value;
+
+use super::at::{At, Errors};
+use super::volume;
+use crate::names;
+use crate::status::FieldError;
+
+/// What the data of a ConfigMap or Secret may hold.
+const MAX_DATA_BYTES: usize = 1024 * 1024;
+
+pub(super) fn config_map(root: &At<'_>, errors: &mut Errors) {
+    let (data, binary) = (root.field("data"), root.field("binaryData"));
+    volume::keys(&data, errors);
+    volume::keys(&binary, errors);
+    for (key, at) in data.entries() {
+        if binary.value().get(key).is_some() {
+            errors.push(FieldError::invalid(at.path(), key, "duplicate of key present in binaryData"));
+        }
+    }
+    let size: usize = data.entries().map(|(_, at)| at.text().len()).sum::<usize>()
+        + binary.entries().map(|(_, at)| decoded_len(at.text())).sum::<usize>();
+    if size > MAX_DATA_BYTES {
+        errors.push(FieldError::too_long("", MAX_DATA_BYTES));
+    }
+}
+
+fn decoded_len(base64: &str) -> usize {
+    base64.len() / 4 * 3 - base64.bytes().rev().take_while(|b| *b == b'=').count().min(base64.len())
+}
+
+pub(super) fn secret(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let data = root.field("data");
+    volume::keys(&data, errors);
+    if data.entries().map(|(_, at)| decoded_len(at.text())).sum::<usize>() > MAX_DATA_BYTES {
+        errors.push(FieldError::too_long("data", MAX_DATA_BYTES));
+    }
+    let ty = root.field("type");
+    let mut need = |keys: &[&str]| {
+        for key in keys {
+            if data.value().get(*key).is_none() {
+                errors.push(FieldError::required(format!("data[{key}]"), ""));
+            }
+        }
+    };
+    match ty.text() {
+        "kubernetes.io/dockercfg" => need(&[".dockercfg"]),
+        "kubernetes.io/dockerconfigjson" => need(&[".dockerconfigjson"]),
+        "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
+        "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
+        "kubernetes.io/basic-auth" => {
+            if data.value().get("username").is_none() && data.value().get("password").is_none() {
+                errors.push(FieldError::required("data[username]", ""));
+                errors.push(FieldError::required("data[password]", ""));
+            }
+        }
+        "kubernetes.io/service-account-token" => {
+            let name = root.field("metadata").field("annotations").value().get("kubernetes.io/service-account.name");
+            if name.and_then(Value::as_str).unwrap_or_default().is_empty() {
+                errors.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
+            }
+        }
+        _ => {}
+    }
+    if let Some(old) = old {
+        ty.immutable(old.get("type").unwrap_or(&Value::Null), errors);
+    }
+}
+
+pub(super) fn resource_quota(spec: &At<'_>, errors: &mut Errors) {
+    for (name, amount) in spec.field("hard").entries() {
+        errors.extend(names::qualified_name(name).into_iter().map(|detail| FieldError::invalid(amount.path(), name, detail)));
+        if amount.quantity().is_some_and(|q| q.sign() < 0) {
+            errors.push(amount.invalid("must be greater than or equal to 0"));
+        }
+        let whole = name.starts_with("count/")
+            || matches!(name, "pods" | "services" | "secrets" | "configmaps" | "persistentvolumeclaims");
+        if whole && amount.quantity().is_some_and(|q| !q.is_integer()) {
+            errors.push(amount.invalid("must be an integer"));
+        }
+    }
+}
+
+pub(super) fn limit_range(spec: &At<'_>, errors: &mut Errors) {
+    for limit in spec.field("limits").items() {
+        let ty = limit.field("type");
+        if ty.text() == "Pod" {
+            for field in ["default", "defaultRequest"] {
+                if limit.field(field).len() > 0 {
+                    errors.push(limit.field(field).forbidden("may not be specified when `type` is 'Pod'"));
+                }
+            }
+        }
+        let (max, min, default, request) =
+            (limit.field("max"), limit.field("min"), limit.field("default"), limit.field("defaultRequest"));
+        for (name, least) in min.entries() {
+            let (most, usual, asked) = (max.field(name), default.field(name), request.field(name));
+            if let (Some(low), Some(high)) = (least.quantity(), most.quantity()) {
+                if low > high {
+                    errors.push(FieldError::invalid(
+                        least.path(),
+                        least.value().clone(),
+                        format!("min value {low} is greater than max value {high}"),
+                    ));
+                }
+            }
+            if let (Some(low), Some(asked_for)) = (least.quantity(), asked.quantity()) {
+                if low > asked_for {
+                    let detail = format!("min value {low} is greater than default request value {asked_for}");
+                    errors.push(FieldError::invalid(format!("{}[{name}]", request.path()), asked.value().clone(), detail));
+                }
+            }
+            if let (Some(low), Some(given)) = (least.quantity(), usual.quantity()) {
+                if low > given {
+                    let detail = format!("min value {low} is greater than default value {given}");
+                    errors.push(FieldError::invalid(format!("{}[{name}]", default.path()), usual.value().clone(), detail));
+                }
+            }
+        }
+        for (name, most) in max.entries() {
+            for (list, noun) in [(&request, "default request"), (&default, "default")] {
+                let value = list.field(name);
+                if let (Some(high), Some(given)) = (most.quantity(), value.quantity()) {
+                    if given > high {
+                        let detail = format!("{noun} value {given} is greater than max value {high}");
+                        errors.push(FieldError::invalid(format!("{}[{name}]", list.path()), value.value().clone(), detail));
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn priority_class(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let (name, value) = (root.field("metadata").field("name"), root.field("value"));
+    let system = matches!(
+        (name.text(), value.int()),
+        ("system-cluster-critical", Some(2_000_000_000)) | ("system-node-critical", Some(2_000_001_000))
+    );
+    if old.is_none() && !system {
+        if name.text().starts_with("system-") {
+            errors.push(name.forbidden("priority class names with 'system-' prefix are reserved for system use only. error: the PriorityClass is not a known system class"));
+        } else if value.int().is_some_and(|v| v > 1_000_000_000) {
+            errors.push(value.forbidden("maximum allowed value of a user defined priority is 1000000000"));
+        }
+    }
+    if let Some(old) = old {
+        if old.get("value").and_then(Value::as_i64).unwrap_or(0) != value.int().unwrap_or(0) {
+            errors.push(value.forbidden("may not be changed in an update."));
+        }
+        let policy = root.field("preemptionPolicy");
+        if policy.value() != old.get("preemptionPolicy").unwrap_or(&Value::Null) {
+            errors.push(policy.invalid("field is immutable"));
+        }
+    }
+    root.field("preemptionPolicy").one_of(&["Never", "PreemptLowerPriority"], errors);
+}
+
+pub(super) fn lease(spec: &At<'_>, errors: &mut Errors) {
+    let seconds = spec.field("leaseDurationSeconds");
+    if seconds.int().is_some_and(|s| s <= 0) {
+        errors.push(seconds.invalid("must be greater than 0"));
+    }
+    spec.field("leaseTransitions").non_negative(errors);
+}
+
+pub(super) fn runtime_class(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let handler = root.field("handler");
+    if handler.must_be_set("", errors) {
+        handler.label(errors);
+    }
+    if let Some(old) = old {
+        handler.immutable(old.get("handler").unwrap_or(&Value::Null), errors);
+    }
+    let overhead = root.field("overhead").field("podFixed");
+    for (_, amount) in overhead.entries() {
+        if amount.quantity().is_some_and(|q| q.sign() < 0) {
+            errors.push(amount.invalid("must be greater than or equal to 0"));
+        }
+    }
+}
