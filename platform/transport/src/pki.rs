@@ -5,11 +5,13 @@
 
 mod ca; // Who signs,
 mod files; // where it is kept,
-mod identity; // and who uses it.
+mod identity; // and who uses it,
+mod client; // or is asked to.
 
 use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 
 pub use ca::{Ca, Issued, hash_of_pem, new_csr};
+pub use client::{client_config, client_config_without_verification};
 pub use files::{SigningKey, load_or_create_signing_key};
 pub use identity::Identity;
 

@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use http::{HeaderValue, header};
 use pharos_transport::{
     Body, Request,
+    pki::{Identity, Issued, Subject, client_config, client_config_without_verification},
     proxy::{Proxy, ProxyError, Target, forward_upgrade},
 };
 use rustls::ClientConfig;
@@ -22,11 +23,12 @@ use tokio::{
 };
 
 fn tls(server: &Server) -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(server.ca.roots()).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Arc::new(config)
+    server.issue_client("proxy", Subject::new("proxy", &[]));
+    let identity = Identity::from_pem(Issued {
+        certificate_pem: std::fs::read_to_string(server.dir().join("proxy.crt")).unwrap(),
+        key_pem: std::fs::read_to_string(server.dir().join("proxy.key")).unwrap(),
+    });
+    client_config(server.ca.roots(), Some(identity.unwrap())).unwrap()
 }
 
 fn target(server: &Server) -> Target {
@@ -49,6 +51,8 @@ async fn requests_are_rewritten_and_bodies_streamed() {
     let mut target = target(&server);
     let got = proxy.forward(request("/echo?x=1", "hello".into()), &target).await.unwrap();
     assert_eq!(text(got).await, "POST /echo?x=1 hello");
+    let got = proxy.forward(request("/peer", Body::empty()), &target).await.unwrap();
+    assert_eq!(text(got).await, "true Verified");
 
     target.path_and_query = Some("/count".parse().unwrap());
     let pieces = futures::stream::iter(0..100).map(|_| Ok::<_, io::Error>(Bytes::from(vec![0; 100_000])));
@@ -97,6 +101,9 @@ async fn failures_say_what_failed() {
     distrusted.tls = Some(tls(&other));
     let error = proxy.forward(request("/", Body::empty()), &distrusted).await.unwrap_err();
     assert!(matches!(error, ProxyError::Connect { .. }), "{error:?}");
+    distrusted.tls = Some(client_config_without_verification().unwrap());
+    let got = proxy.forward(request("/peer", Body::empty()), &distrusted).await.unwrap();
+    assert_eq!(text(got).await, "false None");
 }
 
 #[tokio::test(flavor = "multi_thread")]

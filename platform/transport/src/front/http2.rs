@@ -25,6 +25,10 @@ use super::{connection::Connection, outgoing::Outgoing};
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 25 * 1024 * 1024;
 
+/// Streams a client may give up before they were looked at; more is an attack ("rapid reset"). The library's 20 is less than
+/// the requests an informer factory cancels at once.
+const MOST_PENDING_RESETS: usize = 200;
+
 /// What may wait to be sent on one stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -40,6 +44,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits.streams_per_connection)
+        .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(limits.ping)
