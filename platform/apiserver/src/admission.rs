@@ -39,6 +39,19 @@ pub(crate) struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
+    /// A create of a subresource of the call's object.
+    pub(crate) fn of_subresource<'c>(call: &'c crate::call::Call) -> Attributes<'c> {
+        Attributes {
+            api: &call.api,
+            user: &call.user,
+            kind: &call.kind,
+            subresource: &call.info.subresource,
+            namespace: &call.info.namespace,
+            name: &call.info.name,
+            operation: Operation::Create,
+        }
+    }
+
     /// Whether this is a write of that resource itself, by that operation.
     fn is(&self, group: &str, resource: &str, operation: Operation) -> bool {
         self.kind.group == group
@@ -64,6 +77,7 @@ pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old:
     runtime_class::mutate(attributes, object).await?;
     default_storage_class::mutate(attributes, object).await?;
     default_ingress_class::mutate(attributes, object).await?;
+    crate::authz_hooks::mutate(attributes, object);
     Ok(())
 }
 
@@ -80,5 +94,5 @@ pub(crate) async fn validate(
         limit_ranger::validate(attributes, object).await?;
         priority::validate(attributes, object).await?;
     }
-    crate::authz_hooks::admit(attributes, object, old).await
+    crate::authz_hooks::admit(attributes, object, old)
 }

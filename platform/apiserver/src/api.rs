@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method};
 use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health};
 use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response};
@@ -278,7 +278,7 @@ impl Api {
         })?;
         let wish = impersonation::Request::read(headers).map_err(impersonation_refused)?;
         impersonation::Request::strip(headers);
-        headers.remove(http::header::AUTHORIZATION);
+        authn::strip_credentials(headers);
         match wish {
             None => Ok(UserInfo::clone(&user)),
             Some(wish) => wish.authorize(&user, &self.0.authorizer).map_err(impersonation_refused),
@@ -532,11 +532,6 @@ where
         let api = self.api.clone();
         Box::pin(async move { Ok(api.handle(request).await) })
     }
-}
-
-/// The status of a response, for tests and the bootstrap.
-pub(crate) fn is_success(code: StatusCode) -> bool {
-    code.is_success()
 }
 
 /// Gives Services their numbers back at start.

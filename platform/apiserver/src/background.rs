@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
+    admission::resource_quota,
     api::{self, Api},
     authn::Objects,
     authz,
+    status::Status,
 };
 
 /// Objects out of the caches, for authentication.
@@ -59,14 +61,70 @@ pub(crate) async fn start(api: &Api, ctx: &Ctx) -> Result<()> {
     if let Some((_, cache)) = cache_of(api, "rbac.authorization.k8s.io", "clusterroles") {
         ctx.spawn("cluster role aggregation", aggregate(api.clone(), ctx.clone(), cache));
     }
+    if let Some((_, cache)) = cache_of(api, "", "resourcequotas") {
+        ctx.spawn("quota count", count_quotas(api.clone(), ctx.clone(), cache));
+    }
     crate::custom::start(api, ctx);
     Ok(())
+}
+
+/// Counts what is in use for quotas that are new or limit something new; from then on every write keeps the count.
+async fn count_quotas(api: Api, ctx: Ctx, cache: Arc<Cache>) {
+    while !ctx.is_stopped() {
+        let Ok(mut subscription) = cache.subscribe(Scope::All, Start::Initial) else { return };
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = ctx.stopped() => return,
+                item = subscription.next() => item,
+            };
+            match item {
+                Ok(Item::Event(event)) if event.kind != EventType::Deleted => {
+                    let object = &event.object;
+                    if let Err(status) = count_quota(&api, object.namespace(), object.name()).await {
+                        let error = status.message();
+                        tracing::warn!(namespace = object.namespace(), name = object.name(), error, "quota not counted");
+                    }
+                }
+                Ok(_) => {}
+                Err(pharos_store::Error::Closed) => return,
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+async fn count_quota(api: &Api, namespace: &str, name: &str) -> std::result::Result<(), Status> {
+    loop {
+        let Some(quota) = api.0.storage.object("", "resourcequotas", namespace, name).await? else { return Ok(()) };
+        if quota["status"]["hard"] == quota["spec"]["hard"] {
+            return Ok(());
+        }
+        let registry = api.0.resources.registry();
+        let mut objects = Vec::new();
+        for kind in registry.kinds().filter(|kind| kind.namespaced && crate::convert::is_served_as_stored(kind)) {
+            let Ok(cache) = api.0.storage.cache(kind) else { continue };
+            let snapshot = cache.snapshot();
+            for (_, object) in snapshot.iter(&Scope::Namespace(namespace.to_owned()), None) {
+                objects.push((kind.clone(), crate::storage::parse(object.bytes())?));
+            }
+        }
+        let counted = resource_quota::recount(&quota, objects.iter().map(|(kind, object)| (&**kind, object)));
+        let op = resource_quota::update(&quota, &counted)?;
+        match api.0.storage.commit(vec![op]).await {
+            Ok(_) => return Ok(()),
+            Err(pharos_store::Error::Conflict { .. }) => {} // Count again.
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Tells the authorizer of every change of one resource.
 async fn follow(api: Api, ctx: Ctx, cache: Arc<Cache>, group: &'static str, resource: &'static str) {
     while !ctx.is_stopped() {
         let Ok(mut subscription) = cache.subscribe(Scope::All, Start::Initial) else { return };
+        // What was deleted while nobody looked is not in the initial state, and must not be believed in.
+        let mut seen = Some(std::collections::HashSet::new());
         loop {
             let item = tokio::select! {
                 biased;
@@ -80,9 +138,16 @@ async fn follow(api: Api, ctx: Ctx, cache: Arc<Cache>, group: &'static str, reso
                         EventType::Deleted => None,
                         EventType::Added | EventType::Modified => serde_json::from_slice::<Value>(object.bytes()).ok(),
                     };
+                    if let Some(seen) = &mut seen {
+                        seen.insert((object.namespace().to_owned(), object.name().to_owned()));
+                    }
                     api.0.authorizer.apply(group, resource, object.namespace(), object.name(), value.as_ref());
                 }
-                Ok(Item::Synced(_)) => {}
+                Ok(Item::Synced(_)) => {
+                    if let Some(seen) = seen.take() {
+                        api.0.authorizer.retain(group, resource, &seen);
+                    }
+                }
                 Err(pharos_store::Error::Closed) => return,
                 Err(_) => break, // Fell behind: start over from the whole state.
             }

@@ -77,7 +77,7 @@ fn plain_root(api: &Api, headers: &HeaderMap, core: bool) -> Response {
         list
     };
     let _ = headers;
-    respond::json(StatusCode::OK, &value)
+    respond::json_document(StatusCode::OK, &value)
 }
 
 fn group_document(api: &Api, group: &str) -> Result<Response, Status> {
@@ -88,7 +88,7 @@ fn group_document(api: &Api, group: &str) -> Result<Response, Status> {
         value["apiVersion"] = json!("v1");
         Some(value)
     });
-    found.map(|value| respond::json(StatusCode::OK, &value)).ok_or_else(status::no_such_resource)
+    found.map(|value| respond::json_document(StatusCode::OK, &value)).ok_or_else(status::no_such_resource)
 }
 
 fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> {

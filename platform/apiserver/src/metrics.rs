@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::Collector, exponential_buckets,
 };
 
@@ -180,6 +180,3 @@ impl<'a> Labels<'a> {
         [self.verb, self.group, self.version, self.resource, self.subresource, self.scope, "apiserver"]
     }
 }
-
-/// Keeps the handle of a histogram of one kind.
-pub(crate) type Sizes = Histogram;

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use pharos_transport::{Request, Response};
 
-use crate::authn::UserInfo;
-
 /// Answers requests under a prefix. Authentication, authorization, limits and panics are taken care of.
 #[async_trait::async_trait]
 pub trait Mount: Send + Sync + 'static {
     /// Answers one request. Its path is relative to the mount and starts with a slash; its extensions carry the
-    /// [`UserInfo`] of its sender.
+    /// [`UserInfo`](crate::authn::UserInfo) of its sender.
     async fn handle(&self, request: Request) -> Response;
 
     /// Takes over a WebSocket or SPDY connection. The default refuses with 400.
@@ -72,9 +70,4 @@ impl Mounts {
     pub(crate) fn prefixes(&self) -> Vec<String> {
         self.0.load().iter().map(|mounted| mounted.prefix.clone()).collect()
     }
-}
-
-/// The user a request was authenticated as.
-pub(crate) fn user(extensions: &http::Extensions) -> Option<&UserInfo> {
-    extensions.get::<UserInfo>()
 }

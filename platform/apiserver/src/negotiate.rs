@@ -90,9 +90,6 @@ fn range(text: &str) -> MediaRange {
     MediaRange { media, params, q }
 }
 
-/// Whether there are tables yet.
-const TABLES: bool = false;
-
 /// What kinds of answer an endpoint has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offer {
@@ -118,7 +115,7 @@ pub(crate) fn choose(headers: &HeaderMap, pretty: bool, offer: Offer) -> Option<
             && matches!(range.param("g"), None | Some("meta.k8s.io"));
         let shape = match range.param("as") {
             None => Shape::Object,
-            Some("Table") if TABLES && known && offer == Offer::Transformable => Shape::Table(version),
+            Some("Table") if known && offer == Offer::Transformable => Shape::Table(version),
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known && offer == Offer::Transformable => {
                 Shape::Partial(version)
             }

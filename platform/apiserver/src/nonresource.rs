@@ -40,8 +40,8 @@ pub(crate) async fn answer(
         return answer;
     }
     match path {
-        "/" => Ok(respond::json(StatusCode::OK, &json!({"paths": paths(api)}))),
-        "/version" | "/version/" => Ok(respond::json(StatusCode::OK, &version())),
+        "/" => Ok(respond::json_document(StatusCode::OK, &json!({"paths": paths(api)}))),
+        "/version" | "/version/" => Ok(respond::json_document(StatusCode::OK, &version())),
         "/metrics" => match (api.0.gather)() {
             Ok(text) => Ok(respond::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)),
             Err(error) => {

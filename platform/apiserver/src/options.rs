@@ -103,7 +103,7 @@ impl ListOptions {
     /// Reads and checks the options of a list (`watch` false) or a watch.
     pub(crate) fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
-            .map_err(|error| status::bad_request(format!("unable to parse requirement: {error}")))?;
+            .map_err(|error| status::bad_request(error.to_string()))?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
             .map_err(|error| status::bad_request(error.to_string()))?;
         let resource_version = match query.get("resourceVersion").filter(|text| !text.is_empty()) {

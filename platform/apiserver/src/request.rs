@@ -6,34 +6,34 @@ use http::Method;
 
 /// The parsed meaning of a request's method and path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RequestInfo {
+pub(crate) struct RequestInfo {
     /// The path without its query.
-    pub path: String,
+    pub(crate) path: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for other paths the
     /// lower-case method.
-    pub verb: String,
+    pub(crate) verb: String,
     /// Whether the path names an API resource.
-    pub is_resource: bool,
+    pub(crate) is_resource: bool,
     /// The API group; empty for the core group.
-    pub group: String,
+    pub(crate) group: String,
     /// The API version.
-    pub version: String,
+    pub(crate) version: String,
     /// The namespace, empty for cluster scope and for lists over all namespaces.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The resource, in plural.
-    pub resource: String,
+    pub(crate) resource: String,
     /// The subresource, or empty.
-    pub subresource: String,
+    pub(crate) subresource: String,
     /// The object's name, or empty.
-    pub name: String,
+    pub(crate) name: String,
     /// What follows the subresource (for `proxy`), with its leading slash; empty if nothing does.
-    pub rest: String,
+    pub(crate) rest: String,
 }
 
 impl RequestInfo {
     /// Reads a request's method, path and query.
     #[must_use]
-    pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
+    pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Self {
         let mut info = RequestInfo {
             path: path.to_owned(),
             verb: method.as_str().to_ascii_lowercase(),
@@ -104,15 +104,9 @@ impl RequestInfo {
         info
     }
 
-    /// The group and version as in `apiVersion`.
-    #[must_use]
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
-
     /// Whether the request may stay open for as long as its client likes.
     #[must_use]
-    pub fn long_running(&self) -> bool {
+    pub(crate) fn long_running(&self) -> bool {
         self.verb == "watch"
             || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
             || self.path.starts_with("/observe/")
@@ -147,7 +141,7 @@ fn after_segments(path: &str, count: usize) -> String {
 
 /// A request's query parameters, in order.
 #[derive(Debug, Clone, Default)]
-pub struct Query {
+pub(crate) struct Query {
     raw: String,
     pairs: Vec<(String, String)>,
 }
@@ -155,7 +149,7 @@ pub struct Query {
 impl Query {
     /// Decodes `a=b&c=d`.
     #[must_use]
-    pub fn parse(query: Option<&str>) -> Self {
+    pub(crate) fn parse(query: Option<&str>) -> Self {
         let raw = query.unwrap_or_default().to_owned();
         let pairs = url::form_urlencoded::parse(raw.as_bytes())
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
@@ -165,30 +159,30 @@ impl Query {
 
     /// The query as it was sent.
     #[must_use]
-    pub fn raw(&self) -> &str {
+    pub(crate) fn raw(&self) -> &str {
         &self.raw
     }
 
     /// The first value of a parameter.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Every value of a parameter.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// A boolean as upstream reads it: absent, `false` and `0` are false, everything else is true.
     #[must_use]
-    pub fn flag(&self, name: &str) -> bool {
+    pub(crate) fn flag(&self, name: &str) -> bool {
         self.optional_flag(name).unwrap_or(false)
     }
 
     /// Like [`Query::flag`], but tells an absent parameter apart.
     #[must_use]
-    pub fn optional_flag(&self, name: &str) -> Option<bool> {
+    pub(crate) fn optional_flag(&self, name: &str) -> Option<bool> {
         self.get(name).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 }

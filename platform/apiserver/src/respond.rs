@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use pharos_api::registry::Kind;
+use pharos_api::{
+    registry::Kind,
+    table::{Include, Printer},
+};
 use pharos_transport::{Body, Io, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
@@ -31,13 +34,13 @@ pub(crate) fn text(code: StatusCode, body: impl Into<String>) -> Response {
 }
 
 /// A JSON document.
-pub(crate) fn json(code: StatusCode, value: &Value) -> Response {
+pub(crate) fn json_document(code: StatusCode, value: &Value) -> Response {
     bytes(code, "application/json", encode(value, Output::JSON))
 }
 
 /// A refusal.
 pub(crate) fn status(status: &Status) -> Response {
-    let mut response = json(status.code(), &status.to_value());
+    let mut response = json_document(status.code(), &status.to_value());
     if let Some(seconds) = status.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -81,7 +84,10 @@ pub(crate) fn object(call: &Call, output: Output, code: StatusCode, object: Stor
     let shaped = match output.shape {
         Shape::Object => value,
         Shape::Partial(version) => pharos_api::partial::metadata(&value, version),
-        Shape::Table(version) => table(call, version, &[value], &Value::Null)?,
+        Shape::Table(version) => {
+            let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+            table(call, version, &[value], &metadata)?
+        }
     };
     Ok(bytes(code, output.content_type(), encode(&shaped, output)))
 }
@@ -109,13 +115,21 @@ impl Stored<'_> {
     }
 }
 
-/// `meta.k8s.io` tables of some objects; `includeObject` says what goes along.
-pub(crate) fn table(call: &Call, version: &str, objects: &[Value], list_metadata: &Value) -> Result<Value, Status> {
-    let _ = (call, version, objects, list_metadata);
-    Err(crate::status::not_acceptable())
+/// A `meta.k8s.io` table of some objects.
+pub(crate) fn table(call: &Call, version: &str, objects: &[Value], metadata: &Value) -> Result<Value, Status> {
+    let include = include(call)?;
+    let printer = Printer::of(&call.kind);
+    let now = call.api.0.clock.now();
+    let rows = objects.iter().map(|object| printer.row(object, include, version, now)).collect();
+    Ok(printer.table(rows, metadata.clone(), version, true))
 }
 
-/// Encodes a document for a client.
-pub(crate) fn encoded(output: Output, value: &Value) -> Bytes {
-    encode(value, output)
+/// What goes along with a table's rows.
+pub(crate) fn include(call: &Call) -> Result<Include, Status> {
+    let text = call.query.get("includeObject").unwrap_or_default();
+    Include::parse(text).ok_or_else(|| {
+        crate::status::bad_request(format!(
+            "invalid query parameters: includeObject: Unsupported value: {text:?}: supported values: \"Metadata\", \"None\", \"Object\""
+        ))
+    })
 }

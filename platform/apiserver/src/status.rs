@@ -50,10 +50,6 @@ impl Status {
         self.0.details["retryAfterSeconds"].as_u64()
     }
 
-    pub(crate) fn is_conflict(&self) -> bool {
-        self.0.reason == "Conflict"
-    }
-
     pub(crate) fn is_not_found(&self) -> bool {
         self.0.reason == "NotFound"
     }
@@ -65,11 +61,6 @@ impl Status {
                 details[field] = json!(value);
             }
         }
-        self
-    }
-
-    pub(crate) fn with_uid(mut self, uid: &str) -> Self {
-        self.0.details["uid"] = json!(uid);
         self
     }
 

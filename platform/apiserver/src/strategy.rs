@@ -8,7 +8,7 @@ use pharos_api::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, api::Api, verbs::update::Part};
+use crate::{Config, api::Api, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
 mod node;
@@ -143,8 +143,11 @@ pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: 
 
 /// What is wrong with a new object beyond its fields.
 pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let _ = (kind, object);
-    Vec::new()
+    match noun(kind) {
+        ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object),
+        _ if kind.custom => custom::check_keywords(kind, object),
+        _ => Vec::new(),
+    }
 }
 
 /// What an update may not do.
@@ -154,6 +157,8 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         (("", "pods"), Part::EphemeralContainers) => pod::validate_ephemeral_containers(new, old),
         (("", "nodes"), Part::Main) => node::validate_update(new, old),
         (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
+        (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
+        _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
     }
 }
@@ -177,8 +182,8 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 
 /// What is legal but does nothing here yet, so that nobody is left to believe it does.
 pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
-    let _ = object;
     match noun(kind) {
+        ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
         ("admissionregistration.k8s.io", resource) => vec![format!(
             "{resource} are stored but not enforced: this API server does not call admission webhooks or policies"
         )],

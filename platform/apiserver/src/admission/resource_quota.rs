@@ -62,7 +62,8 @@ fn counts(attributes: &Attributes<'_>) -> bool {
     kind.namespaced && !matches!(kind.plural.as_ref(), "events" | "leases" | "resourcequotas" | "endpoints" | "endpointslices")
 }
 
-fn update(quota: &Value, changed: &Value) -> Result<Op, Status> {
+/// Replaces a quota, if it is still as it was read.
+pub(crate) fn update(quota: &Value, changed: &Value) -> Result<Op, Status> {
     let name = quota["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = quota["metadata"]["namespace"].as_str().unwrap_or_default();
     let revision = quota["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);

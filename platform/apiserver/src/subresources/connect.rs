@@ -90,7 +90,7 @@ pub(crate) async fn handle(
     }
     let text = response.into_body().into_bytes(64 << 10).await.unwrap_or_default();
     if let Some(status) = serde_json::from_slice(&text).ok().filter(|value: &Value| value["kind"] == "Status") {
-        return Ok(respond::json(code, &status));
+        return Ok(respond::json_document(code, &status));
     }
     let text = String::from_utf8_lossy(&text).trim().to_owned();
     let reason = match code.as_u16() {

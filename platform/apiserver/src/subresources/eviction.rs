@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{options, success, unpinned};
 use crate::{
+    admission::Attributes,
     body,
     call::Call,
     convert, names,
@@ -24,6 +25,7 @@ use crate::{
 pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let write = options(call)?;
     let eviction = body::object_of(call, "policy/v1", "Eviction", write.field_validation)?;
+    crate::authz_hooks::restrict_node(&Attributes::of_subresource(call), Some(&eviction), None)?;
     let given = object_meta::text(&eviction, "name");
     let name = call.info.name.as_str();
     if !given.is_empty() && given != name {

@@ -5,6 +5,7 @@ use pharos_transport::Response;
 
 use super::options;
 use crate::{
+    admission::Attributes,
     authn::issuer::Refused,
     body,
     call::Call,
@@ -17,6 +18,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Plain)?;
     let options = options(call)?;
     let request = body::object_of(call, "authentication.k8s.io/v1", "TokenRequest", options.field_validation)?;
+    crate::authz_hooks::restrict_node(&Attributes::of_subresource(call), Some(&request), None)?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let objects = crate::background::CachedObjects(call.api.clone());
     let answered = call.api.0.issuer.request(namespace, name, &request, &objects).map_err(|refused| refuse(name, refused))?;
@@ -32,11 +34,11 @@ fn refuse(account: &str, refused: Refused) -> Status {
             "TokenRequest",
             account,
             "FieldValueInvalid",
-            &field,
+            field,
             format!("Invalid value: {value}: {message}"),
         ),
-        Refused::NotFound { resource, name } => status::not_found("", &resource, &name),
-        Refused::Conflict { resource, name, message } => status::conflict("", &resource, &name, &message),
-        _ => status::internal(text),
+        Refused::NotFound { resource, name } => status::not_found("", resource, &name),
+        Refused::Conflict { resource, name, message } => status::conflict("", resource, &name, &message),
+        Refused::Sign(_) => status::internal(text),
     }
 }

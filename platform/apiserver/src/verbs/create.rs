@@ -96,9 +96,10 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
     object_meta::fill(kind, &mut object, api.clock.now());
     pharos_api::defaulting::apply(kind, &mut object);
     strategy::prepare_for_create(kind, &mut object);
+    // What admission adds belongs to nobody, so that a client's later apply does not take it away.
+    managed_fields::created(call, &mut object, options);
     admission::mutate(&attributes, &mut object, None).await?;
     pharos_api::defaulting::apply(kind, &mut object);
-    managed_fields::created(call, &mut object, options);
     object_meta::tidy(&mut object);
     let mut errors = pharos_api::validation::validate(kind, &object, None);
     errors.extend(strategy::validate_create(kind, &object));

@@ -232,13 +232,18 @@ fn mark(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Va
 /// The finalizers after a delete: those that make the garbage collector treat dependents as asked, and the rest.
 fn finalizers(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<Value> {
     let mut finalizers = old["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-    let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
+    let before = finalizers.clone();
+    let has = |name: &str| before.iter().any(|finalizer| finalizer == name);
     let policy = match options.propagation {
         Some(policy) => policy,
         None if has(FOREGROUND) => Propagation::Foreground,
         None if has(ORPHAN) || kind.strategy.orphan_dependents => Propagation::Orphan,
         None => Propagation::Background,
     };
+    let definition = kind.plural == "customresourcedefinitions" && kind.group == "apiextensions.k8s.io";
+    if definition && !is_deleting(old) && !has(crate::custom::FINALIZER) {
+        finalizers.push(json!(crate::custom::FINALIZER));
+    }
     finalizers.retain(|finalizer| finalizer != ORPHAN && finalizer != FOREGROUND);
     match policy {
         Propagation::Orphan => finalizers.push(json!(ORPHAN)),

@@ -127,7 +127,7 @@ pub(crate) async fn modify(
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
         let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);
         let Change { object, manage } = change(&old)?;
-        let pinned = check_preconditions(call, &object, &old)?;
+        let pinned = check_preconditions(call, part, &object, &old)?;
         let prepared = prepare(call, part, options, object, &old, &manage).await?;
         let (new, reservation) = match prepared {
             Prepared::Same => return Ok(Written::Stored(entry.bytes)),
@@ -182,7 +182,7 @@ fn last_state(kind: &Kind, mut object: Value, revision: u64) -> Result<Written, 
 }
 
 /// Checks resource version and uid; true if the version pins the write to this state.
-fn check_preconditions(call: &Call, new: &Value, old: &Value) -> Result<bool, Status> {
+fn check_preconditions(call: &Call, part: Part, new: &Value, old: &Value) -> Result<bool, Status> {
     let kind = &*call.kind;
     let name = &call.info.name;
     let uid = object_meta::text(new, "uid");
@@ -199,7 +199,7 @@ fn check_preconditions(call: &Call, new: &Value, old: &Value) -> Result<bool, St
     }
     let version = object_meta::text(new, "resourceVersion");
     if version.is_empty() || version == "0" {
-        if call.info.verb == "update" && !kind.strategy.unconditional_update {
+        if call.info.verb == "update" && !matches!(part, Part::Internal(_)) && !kind.strategy.unconditional_update {
             return Err(status::invalid_field(
                 kind,
                 name,
@@ -268,19 +268,23 @@ async fn prepare(
     pharos_api::defaulting::apply(kind, &mut new);
     strategy::prepare_for_update(kind, part, &mut new, old);
     let attributes = attributes(call, part);
-    admission::mutate(&attributes, &mut new, Some(old)).await?;
-    pharos_api::defaulting::apply(kind, &mut new);
     if let Manage::Update = manage {
         managed_fields::updated(call, part, &mut new, old, options);
     }
+    admission::mutate(&attributes, &mut new, Some(old)).await?;
+    pharos_api::defaulting::apply(kind, &mut new);
     object_meta::tidy(&mut new);
     if kind.strategy.generation && part != Part::Status && object_meta::spec_differs(&new, old) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object_meta::of(&mut new).insert("generation".into(), json!(generation));
     }
     let mut errors = match part {
+        Part::Main => validation::validate(kind, &new, Some(old)),
         Part::Status => validation::validate_status(kind, &new, old),
-        _ => validation::validate(kind, &new, Some(old)),
+        // The server's own changes are right by construction.
+        Part::Internal(_) => Vec::new(),
+        // These may change what an ordinary update may not.
+        _ => validation::validate(kind, &new, None),
     };
     errors.extend(strategy::validate_update(kind, part, &new, old));
     if !errors.is_empty() {

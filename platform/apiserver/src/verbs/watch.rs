@@ -5,8 +5,12 @@ use std::{sync::Arc, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::Stream;
 use http::StatusCode;
-use pharos_api::object::Object;
+use pharos_api::{
+    object::Object,
+    table::{Include, Printer},
+};
 use pharos_store::{EventType, Item, Start, Subscription, WatchEvent};
+use pharos_telemetry::Clock;
 use pharos_transport::{Body, Response};
 use prometheus::IntGauge;
 use rand::Rng as _;
@@ -72,17 +76,10 @@ async fn frames(call: &Call, chunk_bytes: usize) -> Result<impl Stream<Item = By
     let view = View {
         output,
         kind: call.kind.clone(),
-        columns_sent: false,
-        table: Call {
-            api: call.api.clone(),
-            user: call.user.clone(),
-            info: call.info.clone(),
-            query: call.query.clone(),
-            headers: call.headers.clone(),
-            body: Bytes::new(),
-            kind: call.kind.clone(),
-            warnings: parking_lot::Mutex::default(),
-        },
+        headers_sent: false,
+        printer: Printer::of(&call.kind),
+        include: respond::include(call)?,
+        clock: call.api.0.clock.clone(),
     };
     let ticks = options.allow_bookmarks.then(|| {
         let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
@@ -131,9 +128,10 @@ struct View {
     output: Output,
     kind: Arc<pharos_api::registry::Kind>,
     /// The columns of a table go along with the first event only.
-    columns_sent: bool,
-    /// The request, for what a table needs of it.
-    table: Call,
+    headers_sent: bool,
+    printer: Printer,
+    include: Include,
+    clock: Clock,
 }
 
 struct Watch {
@@ -310,11 +308,9 @@ impl View {
             Shape::Partial(version) => pharos_api::partial::metadata(&value, version),
             Shape::Table(version) => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
-                let mut table = respond::table(&self.table, version, &[value], &metadata)?;
-                if std::mem::replace(&mut self.columns_sent, true) {
-                    table["columnDefinitions"] = Value::Null;
-                }
-                table
+                let row = self.printer.row(&value, self.include, version, self.clock.now());
+                let headers = !std::mem::replace(&mut self.headers_sent, true);
+                self.printer.table(vec![row], metadata, version, headers)
             }
         };
         chunk.put_slice(&line(event, &shaped));
