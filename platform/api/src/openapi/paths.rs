@@ -275,7 +275,14 @@ fn write(format: Format, operation: Operation<'_>) -> Value {
         "application/strategic-merge-patch+json",
         "application/apply-patch+yaml",
     ];
-    let consumed: &[&str] = if action == "patch" { &patches } else { &["*/*"] };
+    // Custom kinds have no merge keys, and clients choose their patch by what is listed here.
+    let custom = crate::schema::definition_for(group, version, kind).is_none();
+    let without_strategic = [patches[0], patches[1], patches[3]];
+    let consumed: &[&str] = match action {
+        "patch" if custom => &without_strategic,
+        "patch" => &patches,
+        _ => &["*/*"],
+    };
     match format {
         Format::V2 => {
             if let Some(body) = body {
