@@ -1,0 +1,111 @@
+//! Whether this node takes a pod (`pkg/kubelet/lifecycle/predicate.go`, `sysctl/allowlist.go`). A refused pod fails for good.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::api::resource::Quantity};
+
+use crate::{pod_status::Failure, quantity::milli_of, resources};
+
+/// Sysctls that can't harm other pods (`pkg/kubelet/sysctl/safe_sysctls.go`).
+const SAFE: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Refuses, or not. `others` are the pods that use the node already.
+pub(crate) fn admit<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod> + Clone,
+    allocatable: &BTreeMap<String, Quantity>,
+    unsafe_sysctls: &[String],
+) -> Result<(), Failure> {
+    let refuse = |reason: &str, message: String| {
+        Err(Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}") })
+    };
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    for sysctl in spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {
+        let name = sysctl.name.replace('/', ".");
+        let allowed = SAFE.contains(&name.as_str())
+            || unsafe_sysctls.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => *pattern == name,
+            });
+        if !allowed {
+            return refuse("SysctlForbidden", format!("forbidden sysctl: \"{name}\" not allowlisted"));
+        }
+    }
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".to_owned());
+    }
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        return refuse("UnexpectedAdmissionError", "resource claims are not supported by this node".to_owned());
+    }
+    let capacity = allocatable.get("pods").map_or(110_000, milli_of) / 1000;
+    let used = others.clone().count() as i128;
+    if used + 1 > capacity {
+        let message = format!("Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {capacity}");
+        return refuse("OutOfpods", message);
+    }
+    for (name, quantity) in allocatable.iter().filter(|(name, _)| *name != "pods") {
+        let wanted = resources::of_pod(pod, name, false).unwrap_or(0);
+        if wanted == 0 {
+            continue;
+        }
+        let used: i128 = others.clone().map(|other| resources::of_pod(other, name, false).unwrap_or(0)).sum();
+        let capacity = milli_of(quantity);
+        if used + wanted > capacity {
+            let unit = if name == "cpu" { 1 } else { 1000 };
+            let message = format!(
+                "Node didn't have enough resource: {name}, requested: {}, used: {}, capacity: {}",
+                wanted / unit,
+                used / unit,
+                capacity / unit
+            );
+            return refuse(&format!("OutOf{name}"), message);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn refusals() {
+        let allocatable: BTreeMap<String, Quantity> =
+            [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
+        let cpu = |value: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": value}}}]});
+        let sysctl = |name: &str| json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        let others = [pod(cpu("1"))];
+        for (spec, expect) in [
+            (cpu("1"), None),
+            (cpu("1500m"), Some("Pod was rejected: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000")),
+            (sysctl("kernel.shm_rmid_forced"), None),
+            (sysctl("kernel.msgmax"), Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted")),
+            (sysctl("net.core.somaxconn"), None),
+            (json!({"containers": [], "os": {"name": "windows"}}), Some("Pod was rejected: Failed to admit pod as the OS field doesn't match node OS")),
+        ] {
+            let refused = admit(&pod(spec.clone()), others.iter(), &allocatable, &["net.core.*".to_owned()]).err();
+            assert_eq!(refused.map(|failure| failure.message).as_deref(), expect, "{spec}");
+        }
+        let three = [pod(cpu("0")), pod(cpu("0")), pod(cpu("0"))];
+        assert_eq!(admit(&pod(cpu("0")), three.iter(), &allocatable, &[]).unwrap_err().reason, "OutOfpods");
+    }
+}
