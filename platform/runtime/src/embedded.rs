@@ -28,7 +28,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -276,7 +275,7 @@ impl Inner {
     /// Follows a sandbox' pause process to its end.
     fn watch_sandbox(self: &Arc<Self>, record: &SandboxRecord) -> Result<()> {
         let pidfd = sys::pidfd_open(record.pid).context(|| format!("watch pod sandbox {}", record.id))?;
-        let pidfd = AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE).context(|| "watch pod sandbox")?;
+        let pidfd = sys::watch_fd(pidfd).context(|| "watch pod sandbox")?;
         let (inner, id) = (Arc::downgrade(self), record.id.clone());
         self.spawn(async move {
             // An error would be the descriptor's own, which can't be.

@@ -262,7 +262,7 @@ pub(crate) async fn exec(program: &Path, job: ExecJob, streams: Streams) -> Resu
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     sys::send_with_fds(&ours, b"job", &numbers).context(|| "send job to exec helper")?;
     drop(fds);
-    let socket = MessageSocket(AsyncFd::register(ours).context(preparing)?);
+    let socket = MessageSocket(sys::watch_fd(ours).context(preparing)?);
 
     let failed = |error: io::Error| Error::internal("hear from exec helper", error);
     let (bytes, mut fds) = timeout(HELPER_DEADLINE, socket.receive())
@@ -353,7 +353,7 @@ impl Pipes {
 async fn carry_terminal(terminal: OwnedFd, streams: Streams, code: impl Future<Output = Result<i32>>) -> Result<i32> {
     let Streams { stdin, stdout, stderr: _, mut resize } = streams;
     let sizes = terminal.try_clone().context(|| "share terminal")?;
-    let (mut reader, mut writer) = tokio::io::split(Terminal(AsyncFd::register(terminal).context(|| "watch terminal")?));
+    let (mut reader, mut writer) = tokio::io::split(Terminal(sys::watch_fd(terminal).context(|| "watch terminal")?));
     let activity = Activity::default();
     let input = async {
         let copy = async {

@@ -142,3 +142,10 @@ pub(crate) fn exit_now(code: i32) -> ! {
 pub(crate) fn c_string(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "string contains a NUL byte"))
 }
+
+/// Lets the async runtime wait for a descriptor.
+#[expect(unsafe_code, reason = "registering a descriptor promises that it stays open")]
+pub(crate) fn watch_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is returned, which deregisters it before closing it.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+}
