@@ -95,7 +95,7 @@ impl Join {
         if request.uri().path() != PATH || request.method() != http::Method::POST {
             return Err((404, format!("only POST {PREFIX}{PATH} is answered")));
         }
-        let body = request.into_body().read(MAX_BODY).await.map_err(|e| (400, e.to_string()))?;
+        let body = request.into_body().into_bytes(MAX_BODY).await.map_err(|e| (400, e.to_string()))?;
         let ask: Ask = serde_json::from_slice(&body).map_err(|e| (400, e.to_string()))?;
         let subject = Subject::new(format!("system:node:{}", ask.node), &["system:nodes"]);
         // A node may renew its own certificates; a token may make any node.

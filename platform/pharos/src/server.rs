@@ -211,7 +211,7 @@ impl Keys {
             kubelet_client: identity(
                 &dir,
                 "apiserver-kubelet-client",
-                Template::client(Subject::new("kube-apiserver-kubelet-client", &["system:masters"])),
+                Template::client(Subject::new("kube-apiserver", &[])),
             )?,
             admin: identity(&dir, "admin", Template::client(Subject::new("pharos-admin", &["system:masters"])))?,
             tokens: pki::load_or_create_signing_key(&dir, "service-account")?,
@@ -259,33 +259,32 @@ async fn start_api(
         let registries = registries.clone();
         Arc::new(move || registries.encode("apiserver").unwrap_or(Ok(String::new())))
     };
-    let kubelet_client = keys.kubelet_client.pem();
     let config = pharos_apiserver::Config {
         service_cluster_ip_range: plan.cluster.service_cidr.split(',').map(str::to_owned).collect(),
         service_node_port_range: plan.node_ports.clone(),
         advertise_address: plan.advertise,
         secure_port: plan.options.https_port,
         client_ca_pem: keys.ca.certificate_pem().to_owned(),
-        kubelet_client: Some((kubelet_client.certificate_pem, kubelet_client.key_pem)),
+        kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
         ..pharos_apiserver::Config::default()
     };
     let signing = jws::SigningKey::from_pem(&keys.tokens.private_pem)?;
+    let issuer_config = issuer::Config::for_domain(&plan.cluster.cluster_domain);
+    let issuer = issuer::TokenIssuer::new(issuer_config, signing, Vec::new(), Clock::system());
     let parts = Parts {
         store,
         authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], anonymous: true },
-        issuer: issuer::TokenIssuer::new(issuer::Config::for_domain(&plan.cluster.cluster_domain), signing, Vec::new(), Clock::system()),
+        issuer: Arc::new(issuer),
         health: health.clone(),
         gather,
         clock: Clock::system(),
     };
-    let api = Api::new(config, parts, &registries.of("apiserver"))?;
+    let api = Api::new(config, parts, &registries.of("apiserver")).await?;
     api.mount(join::PREFIX, Arc::new(Join { ca: keys.ca.clone(), cluster: plan.cluster.clone() }));
     supervisor.start(api.clone()).await?;
 
     let address = SocketAddr::new(plan.options.bind_address, plan.options.https_port);
     let door = Door { api: api.clone(), addresses: vec![address], identity: keys.server.clone(), client_roots: keys.ca.roots() };
-    let renewing = keys.kubelet_client.clone();
-    drop(renewing);
     supervisor.start(door).await.with_context(|| format!("listen on {address}"))?;
     Ok(api)
 }
