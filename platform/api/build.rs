@@ -88,10 +88,10 @@ fn reachable(definitions: &serde_json::Map<String, Value>) -> Vec<String> {
     let mut todo: Vec<String> = definitions.keys().filter(|name| !unstable(name)).cloned().collect();
     let mut kept = BTreeSet::new();
     while let Some(name) = todo.pop() {
-        if let Some(definition) = definitions.get(&name) {
-            if kept.insert(name) {
-                references(definition, &mut todo);
-            }
+        if let Some(definition) = definitions.get(&name)
+            && kept.insert(name)
+        {
+            references(definition, &mut todo);
         }
     }
     kept.into_iter().collect()

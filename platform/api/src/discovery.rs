@@ -118,7 +118,7 @@ fn groups(registry: &Registry) -> Vec<Group<'_>> {
     }
     let ordered = by_name.into_iter().map(|((_, name), versions)| {
         let mut versions: Vec<_> = versions.into_iter().collect();
-        versions.sort_by(|(a, _), (b, _)| version_rank(b).cmp(&version_rank(a)));
+        versions.sort_by_key(|(version, _)| std::cmp::Reverse(version_rank(version)));
         Group { name, versions }
     });
     ordered.collect()
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_stability() {
         let mut versions = ["v1alpha1", "foo", "v10", "v1", "v2", "v1beta2", "v2beta1"];
-        versions.sort_by(|a, b| version_rank(b).cmp(&version_rank(a)));
+        versions.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
         assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
     }
 

@@ -156,10 +156,10 @@ fn requests_from_limits(container: &mut Value) {
     for (name, limit) in limits {
         set(requests, &name, limit);
     }
-    if requests.as_object().is_some_and(Map::is_empty) {
-        if let Some(resources) = container["resources"].as_object_mut() {
-            resources.remove("requests");
-        }
+    if requests.as_object().is_some_and(Map::is_empty)
+        && let Some(resources) = container["resources"].as_object_mut()
+    {
+        resources.remove("requests");
     }
 }
 

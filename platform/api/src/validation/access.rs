@@ -50,10 +50,10 @@ pub(super) fn binding(root: &At<'_>, namespaced: bool, old: Option<&Value>, erro
         name.all(names::path_segment(name.text()), errors);
     }
     root.field("subjects").items().for_each(|subject| self::subject(&subject, namespaced, errors));
-    if let Some(old) = old {
-        if reference.value() != old.get("roleRef").unwrap_or(&Value::Null) {
-            errors.push(reference.invalid("cannot change roleRef"));
-        }
+    if let Some(old) = old
+        && reference.value() != old.get("roleRef").unwrap_or(&Value::Null)
+    {
+        errors.push(reference.invalid("cannot change roleRef"));
     }
 }
 

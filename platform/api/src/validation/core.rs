@@ -49,11 +49,8 @@ pub(super) fn secret(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
         "kubernetes.io/dockerconfigjson" => need(&[".dockerconfigjson"]),
         "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
-        "kubernetes.io/basic-auth" => {
-            if data.value().get("username").is_none() && data.value().get("password").is_none() {
-                errors.push(FieldError::required("data[username]", ""));
-                errors.push(FieldError::required("data[password]", ""));
-            }
+        "kubernetes.io/basic-auth" if data.field("username").is_absent() && data.field("password").is_absent() => {
+            need(&["username", "password"]);
         }
         "kubernetes.io/service-account-token" => {
             let name = root.field("metadata").field("annotations").value().get("kubernetes.io/service-account.name");
@@ -96,36 +93,36 @@ pub(super) fn limit_range(spec: &At<'_>, errors: &mut Errors) {
             (limit.field("max"), limit.field("min"), limit.field("default"), limit.field("defaultRequest"));
         for (name, least) in min.entries() {
             let (most, usual, asked) = (max.field(name), default.field(name), request.field(name));
-            if let (Some(low), Some(high)) = (least.quantity(), most.quantity()) {
-                if low > high {
-                    errors.push(FieldError::invalid(
-                        least.path(),
-                        least.value().clone(),
-                        format!("min value {low} is greater than max value {high}"),
-                    ));
-                }
+            if let (Some(low), Some(high)) = (least.quantity(), most.quantity())
+                && low > high
+            {
+                errors.push(FieldError::invalid(
+                    least.path(),
+                    least.value().clone(),
+                    format!("min value {low} is greater than max value {high}"),
+                ));
             }
-            if let (Some(low), Some(asked_for)) = (least.quantity(), asked.quantity()) {
-                if low > asked_for {
-                    let detail = format!("min value {low} is greater than default request value {asked_for}");
-                    errors.push(FieldError::invalid(format!("{}[{name}]", request.path()), asked.value().clone(), detail));
-                }
+            if let (Some(low), Some(asked_for)) = (least.quantity(), asked.quantity())
+                && low > asked_for
+            {
+                let detail = format!("min value {low} is greater than default request value {asked_for}");
+                errors.push(FieldError::invalid(format!("{}[{name}]", request.path()), asked.value().clone(), detail));
             }
-            if let (Some(low), Some(given)) = (least.quantity(), usual.quantity()) {
-                if low > given {
-                    let detail = format!("min value {low} is greater than default value {given}");
-                    errors.push(FieldError::invalid(format!("{}[{name}]", default.path()), usual.value().clone(), detail));
-                }
+            if let (Some(low), Some(given)) = (least.quantity(), usual.quantity())
+                && low > given
+            {
+                let detail = format!("min value {low} is greater than default value {given}");
+                errors.push(FieldError::invalid(format!("{}[{name}]", default.path()), usual.value().clone(), detail));
             }
         }
         for (name, most) in max.entries() {
             for (list, noun) in [(&request, "default request"), (&default, "default")] {
                 let value = list.field(name);
-                if let (Some(high), Some(given)) = (most.quantity(), value.quantity()) {
-                    if given > high {
-                        let detail = format!("{noun} value {given} is greater than max value {high}");
-                        errors.push(FieldError::invalid(format!("{}[{name}]", list.path()), value.value().clone(), detail));
-                    }
+                if let (Some(high), Some(given)) = (most.quantity(), value.quantity())
+                    && given > high
+                {
+                    let detail = format!("{noun} value {given} is greater than max value {high}");
+                    errors.push(FieldError::invalid(format!("{}[{name}]", list.path()), value.value().clone(), detail));
                 }
             }
         }

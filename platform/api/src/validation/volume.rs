@@ -40,10 +40,8 @@ fn source(volume: &At<'_>, errors: &mut Errors) {
 
 fn one(kind: &str, at: &At<'_>, errors: &mut Errors) {
     match kind {
-        "emptyDir" => {
-            if at.field("sizeLimit").quantity().is_some_and(|q| q.sign() < 0) {
-                errors.push(at.field("sizeLimit").forbidden("SizeLimit field must be a valid resource quantity"));
-            }
+        "emptyDir" if at.field("sizeLimit").quantity().is_some_and(|q| q.sign() < 0) => {
+            errors.push(at.field("sizeLimit").forbidden("SizeLimit field must be a valid resource quantity"));
         }
         "hostPath" => host_path(at, errors),
         "secret" => {

@@ -344,10 +344,10 @@ fn cron(text: &str) -> Result<(), String> {
     for (field, (low, high, names, first)) in fields.iter().zip(bounds) {
         for part in field.split(',') {
             let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-            if let Some(step) = step {
-                if step.parse::<u32>().ok().is_none_or(|s| s == 0) {
-                    return Err(format!("step of range should be a positive number: {part}"));
-                }
+            if let Some(step) = step
+                && step.parse::<u32>().ok().is_none_or(|s| s == 0)
+            {
+                return Err(format!("step of range should be a positive number: {part}"));
             }
             if matches!(range, "*" | "?") {
                 continue;
