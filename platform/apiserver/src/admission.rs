@@ -54,10 +54,7 @@ impl Attributes<'_> {
 
     /// Whether this is a write of that resource itself, by that operation.
     fn is(&self, group: &str, resource: &str, operation: Operation) -> bool {
-        self.kind.group == group
-            && self.kind.plural == resource
-            && self.operation == operation
-            && self.subresource.is_empty()
+        self.kind.group == group && self.kind.plural == resource && self.operation == operation && self.subresource.is_empty()
     }
 
     /// 403 with upstream's `pods "a" is forbidden: …`.
@@ -82,11 +79,7 @@ pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old:
 }
 
 /// Refuses what must not be written or deleted. `object` is `None` for deletes.
-pub(crate) async fn validate(
-    attributes: &Attributes<'_>,
-    object: Option<&Value>,
-    old: Option<&Value>,
-) -> Result<(), Status> {
+pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
     if attributes.operation == Operation::Delete {
         namespace_lifecycle::admit(attributes).await?;
     }

@@ -133,9 +133,8 @@ impl Api {
             config,
         }));
         let objects = Arc::new(CachedObjects(api.clone()));
-        let authenticator =
-            Authenticator::new(parts.authn, parts.issuer, objects, parts.clock, authn::Metrics::new(registry)?)
-                .map_err(|error| Error::Config(format!("client CA: {error}")))?;
+        let authenticator = Authenticator::new(parts.authn, parts.issuer, objects, parts.clock, authn::Metrics::new(registry)?)
+            .map_err(|error| Error::Config(format!("client CA: {error}")))?;
         let _ = api.0.authenticator.set(authenticator);
         for kind in api.0.resources.registry().kinds().filter(|kind| !kind.strategy.virtual_only) {
             api.0.storage.attach(kind).await?;
@@ -194,19 +193,15 @@ impl Api {
             name = info.name
         );
         let trusted = request.extensions_mut().remove::<Trusted>();
-        let answered = AssertUnwindSafe(self.admitted(request, trusted, &info, &query, &labels).instrument(span))
-            .catch_unwind()
-            .await;
+        let answered =
+            AssertUnwindSafe(self.admitted(request, trusted, &info, &query, &labels).instrument(span)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => respond::status(&status),
             Err(_) => {
                 self.0.metrics.panics.inc();
                 tracing::error!(request_id = audit_id, verb = info.verb, kind = info.resource, "request panicked");
-                respond::status(&status::internal(format!(
-                    "\"{} {}\": apiserver panic'd on {}",
-                    info.verb, info.path, info.path
-                )))
+                respond::status(&status::internal(format!("\"{} {}\": apiserver panic'd on {}", info.verb, info.path, info.path)))
             }
         };
         let size = http_body::Body::size_hint(response.body()).exact();
@@ -242,9 +237,10 @@ impl Api {
         }
         let mutating = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let (limit, name) = if mutating { (&self.0.mutating, "mutating") } else { (&self.0.readonly, "readOnly") };
-        let _permit = limit.clone().try_acquire_owned().map_err(|_| {
-            status::too_many_requests("Too many requests, please try again later.", 1)
-        })?;
+        let _permit = limit
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| status::too_many_requests("Too many requests, please try again later.", 1))?;
         let gauge = self.0.metrics.inflight.with_label_values(&[name]);
         let _open = Open::new(gauge);
         let allowed = if mutating { MUTATING_TIMEOUT } else { self.0.config.request_timeout };
@@ -252,7 +248,9 @@ impl Api {
             None => allowed,
             Some(text) => pharos_api::time::parse_go_duration(text)
                 .and_then(|asked| Duration::try_from(asked).ok())
-                .ok_or_else(|| status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}")))
+                .ok_or_else(|| {
+                    status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))
+                })
                 .map(|asked| if asked.is_zero() { allowed } else { asked.min(allowed) })?,
         };
         match tokio::time::timeout(timeout, self.route(request, user, info, query)).await {
@@ -308,13 +306,7 @@ impl Api {
     }
 
     /// Hands a request to whoever answers it.
-    async fn route(
-        &self,
-        mut request: Request,
-        user: UserInfo,
-        info: &RequestInfo,
-        query: &Query,
-    ) -> Result<Response, Status> {
+    async fn route(&self, mut request: Request, user: UserInfo, info: &RequestInfo, query: &Query) -> Result<Response, Status> {
         if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
             let below_version = info.path.len() > mounted.prefix.len() + 1;
             if mounted.group.is_none() || below_version {
@@ -335,7 +327,11 @@ impl Api {
         if kind.group.is_empty() && kind.plural == "namespaces" {
             info.namespace.clear(); // Upstream names the namespace itself here, for authorization only.
         }
-        if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") && !kind.strategy.virtual_only {
+        if kind.namespaced
+            && info.namespace.is_empty()
+            && !matches!(info.verb.as_str(), "list" | "watch")
+            && !kind.strategy.virtual_only
+        {
             return Err(if info.verb == "create" && info.name.is_empty() {
                 status::bad_request("an empty namespace may not be set during creation")
             } else {

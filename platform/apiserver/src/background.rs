@@ -189,15 +189,7 @@ async fn write_stale(api: &Api, user: &crate::authn::UserInfo) {
     for (name, rules) in api.0.authorizer.stale_aggregations() {
         let patch = serde_json::json!({"rules": rules});
         let path = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}");
-        let outcome = crate::bootstrap::send(
-            api,
-            user,
-            http::Method::PATCH,
-            &path,
-            "application/merge-patch+json",
-            &patch,
-        )
-        .await;
+        let outcome = crate::bootstrap::send(api, user, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await;
         if let Err(Error::Bootstrap { message, .. }) = outcome {
             tracing::warn!(name, error = message, "aggregated cluster role not updated");
         }

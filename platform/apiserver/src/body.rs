@@ -44,25 +44,14 @@ pub(crate) fn object(call: &Call, validation: FieldValidation) -> Result<Value, 
 }
 
 /// Reads an object of another built-in type (a subresource's) out of a call's body.
-pub(crate) fn object_of(
-    call: &Call,
-    api_version: &str,
-    kind: &str,
-    validation: FieldValidation,
-) -> Result<Value, Status> {
+pub(crate) fn object_of(call: &Call, api_version: &str, kind: &str, validation: FieldValidation) -> Result<Value, Status> {
     let (group, version) = pharos_api::meta::split_api_version(api_version);
     let definition = pharos_api::schema::definition_for(group, version, kind)
         .ok_or_else(|| status::internal(format!("{api_version} {kind} has no schema")))?;
     decode(call, api_version, kind, Wanted::Type(definition), validation)
 }
 
-fn decode(
-    call: &Call,
-    api_version: &str,
-    kind: &str,
-    wanted: Wanted<'_>,
-    validation: FieldValidation,
-) -> Result<Value, Status> {
+fn decode(call: &Call, api_version: &str, kind: &str, wanted: Wanted<'_>, validation: FieldValidation) -> Result<Value, Status> {
     let cannot = |api_version: &str, found: &str, why: &str| {
         let version = api_version.rsplit('/').next().unwrap_or(api_version);
         status::bad_request(format!("{found} in version {version:?} cannot be handled as a {kind}: {why}"))
@@ -77,7 +66,10 @@ fn decode(
     }
     let decoded = match encoding(&call.headers)? {
         Encoding::Protobuf if custom => {
-            return Err(status::unsupported_media_type("application/vnd.kubernetes.protobuf", "application/json, application/yaml"));
+            return Err(status::unsupported_media_type(
+                "application/vnd.kubernetes.protobuf",
+                "application/json, application/yaml",
+            ));
         }
         Encoding::Protobuf => {
             let message = protobuf::decode(&call.body, Some((api_version, kind)))
@@ -95,9 +87,7 @@ fn decode(
         }
     };
     let mut decoded = decoded.map_err(|error| match error {
-        fields::DecodeError::Syntax(why) => {
-            status::bad_request(format!("couldn't get version/kind; json parse error: {why}"))
-        }
+        fields::DecodeError::Syntax(why) => status::bad_request(format!("couldn't get version/kind; json parse error: {why}")),
         other => cannot(api_version, kind, &other.to_string()),
     })?;
     if !decoded.value.is_object() {

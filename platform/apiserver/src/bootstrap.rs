@@ -1,5 +1,6 @@
 //! The objects every cluster has, made at start where they are missing.
 
+use futures::{StreamExt as _, stream};
 use http::{Method, StatusCode, header};
 use pharos_transport::Body;
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use crate::{
     authz::{self, bootstrap::Step},
 };
 
+/// How many objects are written at once.
+const PARALLEL: usize = 32;
+
 /// The server itself, as upstream's loopback client.
 fn myself() -> UserInfo {
     UserInfo::new("system:apiserver", [authz::SYSTEM_MASTERS])
@@ -18,15 +22,24 @@ fn myself() -> UserInfo {
 
 /// Makes what is missing. Called again after a failure.
 pub(crate) async fn run(api: &Api) -> Result<()> {
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"].map(|name| {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        ensure(api, "/api/v1/namespaces", &namespace).await?;
-    }
-    for object in authz::bootstrap::objects() {
-        role(api, &object).await?;
+        async move { ensure(api, "/api/v1/namespaces", &namespace).await }
+    });
+    futures::future::try_join_all(namespaces).await?;
+    // Many at once, so that they share the store's commits.
+    let mut roles = stream::iter(authz::bootstrap::objects())
+        .map(|object| async move { role(api, &object).await })
+        .buffer_unordered(PARALLEL);
+    while let Some(outcome) = roles.next().await {
+        outcome?;
     }
     for (name, value, text) in [
-        ("system-node-critical", 2_000_001_000_i64, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-node-critical",
+            2_000_001_000_i64,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
         (
             "system-cluster-critical",
             2_000_000_000,
@@ -139,10 +152,7 @@ async fn put(api: &Api, path: &str, object: &Value) -> Result<()> {
 }
 
 fn failed(path: &str, value: &Value) -> Error {
-    Error::Bootstrap {
-        object: path.to_owned(),
-        message: value["message"].as_str().unwrap_or("no reason given").to_owned(),
-    }
+    Error::Bootstrap { object: path.to_owned(), message: value["message"].as_str().unwrap_or("no reason given").to_owned() }
 }
 
 /// Sends a request that has to succeed.

@@ -95,13 +95,11 @@ fn autoscaler(object: &mut Value, version: &str) {
         }
         let current = object["status"]["currentMetrics"].take();
         for metric in current.as_array().into_iter().flatten().filter(|metric| cpu(metric)) {
-            object["status"]["currentCPUUtilizationPercentage"] =
-                metric["resource"]["current"]["averageUtilization"].clone();
+            object["status"]["currentCPUUtilizationPercentage"] = metric["resource"]["current"]["averageUtilization"].clone();
         }
         let conditions = object["status"]["conditions"].take();
         if conditions.as_array().is_some_and(|conditions| !conditions.is_empty()) {
-            object["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/conditions"] =
-                json!(conditions.to_string());
+            object["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/conditions"] = json!(conditions.to_string());
         }
         if let Some(status) = object["status"].as_object_mut() {
             status.retain(|_, value| !value.is_null());

@@ -221,7 +221,8 @@ async fn delete_all(api: &Api, ctx: &Ctx, kind: &Kind, cache: &Cache) -> bool {
             } else {
                 format!("{base}/{}/{}", kind.plural, object.name())
             };
-            if let Err(error) = bootstrap::send(api, &myself(), http::Method::DELETE, &path, "application/json", &json!({})).await {
+            if let Err(error) = bootstrap::send(api, &myself(), http::Method::DELETE, &path, "application/json", &json!({})).await
+            {
                 tracing::debug!(name = object.name(), error = &error as &dyn std::error::Error, "custom resource not deleted");
             }
         }

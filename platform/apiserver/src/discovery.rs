@@ -12,8 +12,9 @@ use sha2::{Digest as _, Sha512};
 use crate::{
     api::Api,
     mount::ApiGroup,
-    negotiate, respond,
+    negotiate,
     resources::Document,
+    respond,
     status::{self, Status},
 };
 

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    core::Collector, exponential_buckets,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector, exponential_buckets,
 };
 
 use crate::request::RequestInfo;
@@ -30,18 +29,15 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -
 }
 
 const DURATION_BUCKETS: &[f64] = &[
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0,
-    60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ];
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
-        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
         let histograms = |name: &str, help: &str, buckets: Vec<f64>, labels: &[&str]| {
             register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
         };
@@ -111,9 +107,7 @@ impl Metrics {
         let code = code.to_string();
         let Labels { dry_run, .. } = *labels;
         let [verb, group, version, resource, subresource, scope, component] = labels.shape();
-        self.requests
-            .with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, component, &code])
-            .inc();
+        self.requests.with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, component, &code]).inc();
         if verb != "WATCH" && verb != "CONNECT" {
             self.durations
                 .with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, component])
@@ -142,8 +136,7 @@ pub(crate) struct Labels<'a> {
 impl<'a> Labels<'a> {
     /// The labels of a request; those of unknown resources are empty, so that clients can't make series up.
     pub(crate) fn new(info: &'a RequestInfo, known: bool, dry_run: bool) -> Self {
-        let connects =
-            matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy");
+        let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy");
         let verb = match info.verb.as_str() {
             _ if connects => "CONNECT",
             "list" => "LIST",

@@ -58,12 +58,7 @@ impl MediaRange {
 
 /// The media ranges of `Accept`, best first; a missing header means anything.
 pub(crate) fn ranges(headers: &HeaderMap) -> Vec<MediaRange> {
-    let text = headers
-        .get_all(http::header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect::<Vec<_>>()
-        .join(",");
+    let text = headers.get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
     let mut ranges: Vec<MediaRange> = text.split(',').map(str::trim).filter(|r| !r.is_empty()).map(range).collect();
     if ranges.is_empty() {
         ranges.push(range("*/*"));
@@ -111,8 +106,8 @@ pub(crate) fn choose(headers: &HeaderMap, pretty: bool, offer: Offer) -> Option<
             Some("v1beta1") => "v1beta1",
             _ => "v1",
         };
-        let known = matches!(range.param("v"), None | Some("v1" | "v1beta1"))
-            && matches!(range.param("g"), None | Some("meta.k8s.io"));
+        let known =
+            matches!(range.param("v"), None | Some("v1" | "v1beta1")) && matches!(range.param("g"), None | Some("meta.k8s.io"));
         let shape = match range.param("as") {
             None => Shape::Object,
             Some("Table") if known && offer == Offer::Transformable => Shape::Table(version),
@@ -141,17 +136,11 @@ mod tests {
     fn picks_the_first_it_can_serve() {
         check("application/json", Some((Format::Json, Shape::Object)));
         check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Object)));
-        check(
-            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
-            Some((Format::Json, Shape::Table("v1"))),
-        );
+        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, Shape::Table("v1"))));
         check("application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, Shape::Object)));
         check("application/yaml;q=0.5, application/json;q=0", Some((Format::Yaml, Shape::Object)));
         check("text/html", None);
         check("*/*", Some((Format::Json, Shape::Object)));
-        check(
-            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-            Some((Format::Json, Shape::Partial("v1"))),
-        );
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, Shape::Partial("v1"))));
     }
 }

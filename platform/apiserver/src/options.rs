@@ -37,9 +37,7 @@ impl WriteOptions {
                     "CreateOptions",
                     "fieldValidation",
                     "FieldValueNotSupported",
-                    format!(
-                        "Unsupported value: \"{other}\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
-                    ),
+                    format!("Unsupported value: \"{other}\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""),
                 ));
             }
         };
@@ -109,7 +107,11 @@ impl ListOptions {
         let resource_version = match query.get("resourceVersion").filter(|text| !text.is_empty()) {
             None => None,
             Some(text) => Some(text.parse::<u64>().map_err(|_| {
-                list_error("resourceVersion", "FieldValueInvalid", format!("Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"))
+                list_error(
+                    "resourceVersion",
+                    "FieldValueInvalid",
+                    format!("Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"),
+                )
             })?),
         };
         let options = ListOptions {
@@ -142,9 +144,10 @@ impl ListOptions {
         let forbidden = |field: &str, why: &str| Err(list_error(field, "FieldValueForbidden", format!("Forbidden: {why}")));
         if watch {
             return match (self.send_initial_events, self.version_match) {
-                (None, Some(_)) => {
-                    forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-                }
+                (None, Some(_)) => forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ),
                 (Some(_), None | Some(Match::Exact)) => {
                     forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
                 }
@@ -162,13 +165,14 @@ impl ListOptions {
                 return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
             if self.version_match == Some(Match::Exact) && self.resource_version == Some(0) {
-                return forbidden("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+                return forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                );
             }
         }
         if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version != 0) {
-            return Err(status::bad_request(
-                "specifying resource version is not allowed when using continue".to_owned(),
-            ));
+            return Err(status::bad_request("specifying resource version is not allowed when using continue".to_owned()));
         }
         Ok(())
     }
@@ -263,9 +267,10 @@ fn propagation(text: &str) -> Result<Propagation, Status> {
 pub(crate) fn integer(query: &Query, name: &str) -> Result<Option<u64>, Status> {
     match query.get(name).filter(|text| !text.is_empty()) {
         None => Ok(None),
-        Some(text) => text.parse::<i64>().map(|number| u64::try_from(number).ok()).map_err(|_| {
-            status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
-        }),
+        Some(text) => text
+            .parse::<i64>()
+            .map(|number| u64::try_from(number).ok())
+            .map_err(|_| status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))),
     }
 }
 

@@ -27,8 +27,7 @@ impl Patch {
 
     /// The configuration of a server-side apply.
     pub(crate) fn configuration(&self) -> Result<Value, Status> {
-        pharos_api::yaml::decode(&self.body)
-            .map_err(|error| status::bad_request(format!("error decoding YAML: {error}")))
+        pharos_api::yaml::decode(&self.body).map_err(|error| status::bad_request(format!("error decoding YAML: {error}")))
     }
 
     /// Applies the patch to an object of the call's kind. Server-side apply is not done here.

@@ -34,11 +34,7 @@ impl RequestInfo {
     /// Reads a request's method, path and query.
     #[must_use]
     pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info = RequestInfo {
-            path: path.to_owned(),
-            verb: method.as_str().to_ascii_lowercase(),
-            ..Self::default()
-        };
+        let mut info = RequestInfo { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
         let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
         let mut parts = parts.as_slice();
         match parts {
@@ -151,9 +147,8 @@ impl Query {
     #[must_use]
     pub(crate) fn parse(query: Option<&str>) -> Self {
         let raw = query.unwrap_or_default().to_owned();
-        let pairs = url::form_urlencoded::parse(raw.as_bytes())
-            .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            .collect();
+        let pairs =
+            url::form_urlencoded::parse(raw.as_bytes()).map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
         Query { raw, pairs }
     }
 
@@ -200,15 +195,8 @@ mod tests {
     fn reads_paths() {
         let check = |method: Method, target: &str, want: [&str; 7]| {
             let info = parse(method, target);
-            let got = [
-                info.verb.as_str(),
-                &info.group,
-                &info.version,
-                &info.namespace,
-                &info.resource,
-                &info.name,
-                &info.subresource,
-            ];
+            let got =
+                [info.verb.as_str(), &info.group, &info.version, &info.namespace, &info.resource, &info.name, &info.subresource];
             assert_eq!(got, want, "{target}");
         };
         check(Method::GET, "/api/v1/pods", ["list", "", "v1", "", "pods", "", ""]);
@@ -216,7 +204,11 @@ mod tests {
         check(Method::GET, "/api/v1/namespaces/a", ["get", "", "v1", "a", "namespaces", "a", ""]);
         check(Method::PUT, "/api/v1/namespaces/a/finalize", ["update", "", "v1", "a", "namespaces", "a", "finalize"]);
         check(Method::GET, "/api/v1/namespaces", ["list", "", "v1", "", "namespaces", "", ""]);
-        check(Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", ["deletecollection", "apps", "v1", "a", "deployments", "", ""]);
+        check(
+            Method::DELETE,
+            "/apis/apps/v1/namespaces/a/deployments",
+            ["deletecollection", "apps", "v1", "a", "deployments", "", ""],
+        );
         check(Method::GET, "/api/v1/watch/namespaces/a/pods/b", ["watch", "", "v1", "a", "pods", "b", ""]);
         check(Method::POST, "/api/v1/namespaces/a/pods/b/binding", ["create", "", "v1", "a", "pods", "b", "binding"]);
         check(Method::GET, "/apis/apps/v1", ["get", "", "", "", "", "", ""]);

@@ -162,10 +162,8 @@ pub(crate) fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
     };
-    let causes = errors
-        .iter()
-        .map(|error| json!({"reason": error.ty.reason(), "message": error.body(), "field": error.field}))
-        .collect();
+    let causes =
+        errors.iter().map(|error| json!({"reason": error.ty.reason(), "message": error.body(), "field": error.field})).collect();
     Status::new(422, "Invalid", format!("{} \"{name}\" is invalid: {list}", qualified(group, kind)))
         .with_details(group, kind, name)
         .with_causes(causes)
@@ -192,11 +190,7 @@ pub(crate) fn method_not_allowed() -> Status {
 }
 
 pub(crate) fn not_acceptable() -> Status {
-    Status::new(
-        406,
-        "NotAcceptable",
-        "only the following media types are accepted: application/json, application/yaml",
-    )
+    Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml")
 }
 
 pub(crate) fn unsupported_media_type(given: &str, accepted: &str) -> Status {
@@ -232,9 +226,7 @@ impl From<pharos_store::Error> for Status {
     fn from(error: pharos_store::Error) -> Self {
         use pharos_store::Error;
         match error {
-            Error::Compacted { requested, oldest } => {
-                expired(format!("too old resource version: {requested} ({oldest})"))
-            }
+            Error::Compacted { requested, oldest } => expired(format!("too old resource version: {requested} ({oldest})")),
             Error::Lagged { revision } => expired(format!("too old resource version: {revision} (lagged)")),
             Error::FutureRevision { requested, current } => {
                 timeout(format!("Too large resource version: {requested}, current: {current}"))

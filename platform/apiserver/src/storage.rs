@@ -61,13 +61,7 @@ impl Storage {
     }
 
     /// The newest state of an object of a built-in kind, as stored; `namespace` is empty for cluster scope.
-    pub(crate) async fn object(
-        &self,
-        group: &str,
-        resource: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Value>, Status> {
+    pub(crate) async fn object(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
         let group = if group.is_empty() { "core" } else { group };
         let key = match namespace {
             "" => format!("/registry/{group}/{resource}/{name}"),

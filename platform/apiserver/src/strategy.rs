@@ -184,9 +184,9 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     match noun(kind) {
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
-        ("admissionregistration.k8s.io", resource) => vec![format!(
-            "{resource} are stored but not enforced: this API server does not call admission webhooks or policies"
-        )],
+        ("admissionregistration.k8s.io", resource) => {
+            vec![format!("{resource} are stored but not enforced: this API server does not call admission webhooks or policies")]
+        }
         ("apiregistration.k8s.io", "apiservices") => {
             vec!["apiservices are stored but not served: this API server does not aggregate other API servers".to_owned()]
         }

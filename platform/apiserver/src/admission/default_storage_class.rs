@@ -16,7 +16,10 @@ pub(super) async fn mutate(attributes: &Attributes<'_>, claim: &mut Value) -> Re
         return Ok(());
     }
     let classes = attributes.api.0.storage.objects("storage.k8s.io", "storageclasses", "").await?;
-    if let Some(class) = newest_default(&classes, &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]) {
+    if let Some(class) = newest_default(
+        &classes,
+        &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"],
+    ) {
         claim["spec"]["storageClassName"] = json!(class);
     }
     Ok(())
@@ -27,9 +30,7 @@ pub(super) fn newest_default<'a>(classes: &'a [Value], annotations: &[&str]) -> 
     classes
         .iter()
         .filter(|class| annotations.iter().any(|annotation| class["metadata"]["annotations"][*annotation] == "true"))
-        .filter_map(|class| {
-            Some((class["metadata"]["creationTimestamp"].as_str()?, class["metadata"]["name"].as_str()?))
-        })
+        .filter_map(|class| Some((class["metadata"]["creationTimestamp"].as_str()?, class["metadata"]["name"].as_str()?)))
         .max_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(a.1)))
         .map(|(_, name)| name)
 }

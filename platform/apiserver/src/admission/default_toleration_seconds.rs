@@ -15,16 +15,13 @@ pub(super) fn mutate(attributes: &Attributes<'_>, pod: &mut Value) {
 fn add(pod: &mut Value, seconds: i64) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerated = pod["spec"]["tolerations"].as_array().into_iter().flatten().any(|toleration| {
-            let names = |field: &str, value: &str| {
-                toleration[field].as_str().is_none_or(|text| text.is_empty() || text == value)
-            };
+            let names = |field: &str, value: &str| toleration[field].as_str().is_none_or(|text| text.is_empty() || text == value);
             names("key", key) && names("effect", "NoExecute")
         });
         if tolerated {
             continue;
         }
-        let toleration =
-            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let toleration = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         match pod["spec"]["tolerations"].as_array_mut() {
             Some(tolerations) => tolerations.push(toleration),
             None => pod["spec"]["tolerations"] = json!([toleration]),

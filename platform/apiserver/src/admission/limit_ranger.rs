@@ -143,8 +143,7 @@ pub(super) fn pod_sum(pod: &Value, field: &str) -> Amounts {
         }
     };
     let inits = pod["spec"]["initContainers"].as_array().into_iter().flatten();
-    let (sidecars, inits): (Vec<&Value>, Vec<&Value>) =
-        inits.partition(|container| container["restartPolicy"] == "Always");
+    let (sidecars, inits): (Vec<&Value>, Vec<&Value>) = inits.partition(|container| container["restartPolicy"] == "Always");
     pod["spec"]["containers"].as_array().into_iter().flatten().for_each(&mut add);
     sidecars.into_iter().for_each(&mut add);
     for init in inits {

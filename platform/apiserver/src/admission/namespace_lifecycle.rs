@@ -31,9 +31,8 @@ pub(super) async fn admit(attributes: &Attributes<'_>) -> Result<(), Status> {
     if object["metadata"]["deletionTimestamp"].is_null() {
         return Ok(());
     }
-    let refused = attributes.forbidden(&format!(
-        "unable to create new content in namespace {namespace} because it is being terminated"
-    ));
+    let refused =
+        attributes.forbidden(&format!("unable to create new content in namespace {namespace} because it is being terminated"));
     Err(refused.with_causes(vec![json!({
         "reason": "NamespaceTerminating",
         "message": format!("namespace {namespace} is being terminated"),

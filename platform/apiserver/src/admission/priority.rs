@@ -59,8 +59,8 @@ pub(super) async fn mutate(attributes: &Attributes<'_>, pod: &mut Value, old: Op
 
 /// Only one class may be the default.
 pub(super) async fn validate(attributes: &Attributes<'_>, class: &Value) -> Result<(), Status> {
-    let written = attributes.is(GROUP, "priorityclasses", Operation::Create)
-        || attributes.is(GROUP, "priorityclasses", Operation::Update);
+    let written =
+        attributes.is(GROUP, "priorityclasses", Operation::Create) || attributes.is(GROUP, "priorityclasses", Operation::Update);
     if !written || class["globalDefault"] != true {
         return Ok(());
     }
@@ -71,9 +71,9 @@ pub(super) async fn validate(attributes: &Attributes<'_>, class: &Value) -> Resu
         .filter_map(|other| other["metadata"]["name"].as_str())
         .find(|&name| name != attributes.name);
     match other {
-        Some(other) => Err(attributes.forbidden(&format!(
-            "PriorityClass {other} is already marked as default. Only one default can exist"
-        ))),
+        Some(other) => {
+            Err(attributes.forbidden(&format!("PriorityClass {other} is already marked as default. Only one default can exist")))
+        }
         None => Ok(()),
     }
 }

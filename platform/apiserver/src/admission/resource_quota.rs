@@ -161,8 +161,8 @@ fn must_specify(attributes: &Attributes<'_>, quota: &Value, pod: &Value) -> Resu
 
 fn usage_under(quota: &Value, kind: &Kind, object: &Value) -> Amounts {
     let pod = kind.group.is_empty() && kind.plural == "pods";
-    let scoped = quota["spec"]["scopes"].as_array().is_some_and(|scopes| !scopes.is_empty())
-        || quota["spec"]["scopeSelector"].is_object();
+    let scoped =
+        quota["spec"]["scopes"].as_array().is_some_and(|scopes| !scopes.is_empty()) || quota["spec"]["scopeSelector"].is_object();
     match (pod, scoped) {
         (false, true) => Amounts::new(), // Scopes select pods only.
         (true, true) if !in_scope(quota, object) => Amounts::new(),
@@ -173,7 +173,8 @@ fn usage_under(quota: &Value, kind: &Kind, object: &Value) -> Amounts {
 /// What an object counts for, by every name a quota may use.
 fn usage(kind: &Kind, object: &Value) -> Amounts {
     let one = Quantity::new(1, pharos_api::quantity::Format::DecimalSi);
-    let count = if kind.group.is_empty() { format!("count/{}", kind.plural) } else { format!("count/{}.{}", kind.plural, kind.group) };
+    let count =
+        if kind.group.is_empty() { format!("count/{}", kind.plural) } else { format!("count/{}.{}", kind.plural, kind.group) };
     let mut usage = Amounts::from([(count, one)]);
     if !kind.group.is_empty() {
         return usage;

@@ -13,7 +13,9 @@ pub(super) async fn mutate(attributes: &Attributes<'_>, pod: &mut Value) -> Resu
     }
     let Some(name) = pod["spec"]["runtimeClassName"].as_str().map(str::to_owned) else {
         if pod["spec"]["overhead"].as_object().is_some_and(|overhead| !overhead.is_empty()) {
-            return Err(attributes.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
+            return Err(
+                attributes.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
+            );
         }
         return Ok(());
     };

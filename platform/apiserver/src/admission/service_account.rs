@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn mounts_the_token_where_nothing_is() {
-        let mut spec = json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]}]});
+        let mut spec =
+            json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]}]});
         mount_token(&mut spec);
         let volume = spec["volumes"][0]["name"].clone();
         assert!(volume.as_str().unwrap().starts_with("kube-api-access-"));

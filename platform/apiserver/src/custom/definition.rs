@@ -42,11 +42,14 @@ pub(super) fn kinds(definition: &Value) -> (Vec<Arc<Kind>>, HashMap<String, Scal
             let subresources = &version["subresources"];
             if subresources["scale"].is_object() {
                 let path = |field: &str| subresources["scale"][field].as_str().map(str::to_owned);
-                scales.insert(name.to_string(), ScalePaths {
-                    spec_replicas: path("specReplicasPath").unwrap_or_default(),
-                    status_replicas: path("statusReplicasPath").unwrap_or_default(),
-                    label_selector: path("labelSelectorPath"),
-                });
+                scales.insert(
+                    name.to_string(),
+                    ScalePaths {
+                        spec_replicas: path("specReplicasPath").unwrap_or_default(),
+                        status_replicas: path("statusReplicasPath").unwrap_or_default(),
+                        label_selector: path("labelSelectorPath"),
+                    },
+                );
             }
             let singular = match names["singular"].as_str() {
                 Some(singular) if !singular.is_empty() => singular.to_owned(),
@@ -153,9 +156,8 @@ pub(super) fn name_conflict(definition: &Value, registry: &Registry) -> Option<(
             }
             continue; // Its own earlier rows.
         }
-        let taken = |name: &str| {
-            other.plural == name || other.singular == name || other.short_names.iter().any(|short| short == name)
-        };
+        let taken =
+            |name: &str| other.plural == name || other.singular == name || other.short_names.iter().any(|short| short == name);
         if taken(&plural) {
             return Some(("PluralConflict", format!("{plural:?} is already in use")));
         }
@@ -217,9 +219,8 @@ pub(super) fn status(definition: &Value, conflict: Option<(&'static str, String)
 
 fn set_condition(status: &mut Value, ty: &str, value: &str, reason: &str, message: &str, now: &str) {
     let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-    let condition = |since: &Value| {
-        json!({"type": ty, "status": value, "reason": reason, "message": message, "lastTransitionTime": since})
-    };
+    let condition =
+        |since: &Value| json!({"type": ty, "status": value, "reason": reason, "message": message, "lastTransitionTime": since});
     match conditions.iter_mut().find(|condition| condition["type"] == ty) {
         Some(old) => {
             let since = if old["status"] == value { old["lastTransitionTime"].clone() } else { json!(now) };

@@ -75,9 +75,7 @@ pub(crate) fn qos_class(pod: &Value) -> &'static str {
     let spec = &pod["spec"];
     let lists = ["containers", "initContainers"];
     let containers = || lists.iter().flat_map(|list| spec[*list].as_array().into_iter().flatten());
-    let positive = |list: &Value, resource: &str| {
-        Quantity::from_value(&list[resource]).ok().filter(|amount| !amount.is_zero())
-    };
+    let positive = |list: &Value, resource: &str| Quantity::from_value(&list[resource]).ok().filter(|amount| !amount.is_zero());
     let mut any = false;
     let mut guaranteed = true;
     for container in containers() {
@@ -164,7 +162,12 @@ pub(super) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
         })
     };
     if !kept("tolerations") {
-        errors.push(field_error(ErrorType::Forbidden, "spec.tolerations", Value::Null, "existing toleration can not be modified except its tolerationSeconds"));
+        errors.push(field_error(
+            ErrorType::Forbidden,
+            "spec.tolerations",
+            Value::Null,
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
     }
     let mut settable = vec!["activeDeadlineSeconds", "tolerations", "ephemeralContainers"];
     let negative = old["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0);

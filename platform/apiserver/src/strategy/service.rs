@@ -130,11 +130,7 @@ fn protocol(port: &Value) -> &str {
 }
 
 /// Gives a Service its addresses and ports. What it takes is in the reservation, to be kept once committed.
-pub(crate) fn allocate(
-    allocator: &Allocator,
-    new: &mut Value,
-    old: Option<&Value>,
-) -> Result<Reservation, Vec<FieldError>> {
+pub(crate) fn allocate(allocator: &Allocator, new: &mut Value, old: Option<&Value>) -> Result<Reservation, Vec<FieldError>> {
     let mut reservation = allocator.reservation();
     let mut errors = Vec::new();
     let (old_ips, old_ports) = old.map(holdings).unwrap_or_default();
@@ -172,12 +168,7 @@ fn check_unchanged(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError
     let Some(old) = old.filter(|old| kind(old) != "ExternalName") else { return };
     let (before, after) = (&old["spec"]["clusterIP"], &new["spec"]["clusterIP"]);
     if before.as_str().is_some_and(|ip| !ip.is_empty()) && before != after {
-        errors.push(field_error(
-            ErrorType::Invalid,
-            "spec.clusterIPs[0]",
-            json!([after]),
-            "may not change once set",
-        ));
+        errors.push(field_error(ErrorType::Invalid, "spec.clusterIPs[0]", json!([after]), "may not change once set"));
     }
 }
 
@@ -255,12 +246,7 @@ fn give_ips(
         match ips.first() {
             None => ips.push(ip.to_owned()),
             Some(first) if first != ip => {
-                errors.push(field_error(
-                    ErrorType::Invalid,
-                    "spec.clusterIPs",
-                    json!(ips),
-                    "first value must match `clusterIP`",
-                ));
+                errors.push(field_error(ErrorType::Invalid, "spec.clusterIPs", json!(ips), "first value must match `clusterIP`"));
                 return;
             }
             Some(_) => {}
@@ -320,13 +306,7 @@ fn give_ips(
     spec["clusterIPs"] = json!(ips);
 }
 
-fn give_ports(
-    allocator: &Allocator,
-    new: &mut Value,
-    held: &[u16],
-    reservation: &mut Reservation,
-    errors: &mut Vec<FieldError>,
-) {
+fn give_ports(allocator: &Allocator, new: &mut Value, held: &[u16], reservation: &mut Reservation, errors: &mut Vec<FieldError>) {
     let wants_ports = has_node_ports(new);
     let keeps_ports = wants_ports || kind(new) == "LoadBalancer";
     let mut own: Vec<(u64, u16)> = Vec::new(); // One Service may use a node port for several protocols of one port.
@@ -337,12 +317,7 @@ fn give_ports(
         if asked != 0 {
             let Ok(node_port) = u16::try_from(asked) else { continue }; // Validation has refused it.
             if !keeps_ports {
-                errors.push(field_error(
-                    ErrorType::Forbidden,
-                    &field,
-                    Value::Null,
-                    "may not be used when `type` is 'ClusterIP'",
-                ));
+                errors.push(field_error(ErrorType::Forbidden, &field, Value::Null, "may not be used when `type` is 'ClusterIP'"));
                 return;
             }
             if held.contains(&node_port) || own.iter().any(|&(_, taken)| taken == node_port) {
@@ -351,11 +326,7 @@ fn give_ports(
             }
             let range = allocator.ports();
             let problem = if !range.contains(&node_port) {
-                format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    range.start(),
-                    range.end()
-                )
+                format!("provided port is not in the valid range. The range of valid ports is {}-{}", range.start(), range.end())
             } else if !allocator.this_port(node_port, reservation) {
                 "provided port is already allocated".to_owned()
             } else {
@@ -370,12 +341,7 @@ fn give_ports(
         }
         let shared = own.iter().find(|&&(other, _)| other == number).map(|&(_, node_port)| node_port);
         let Some(node_port) = shared.or_else(|| allocator.any_port(reservation)) else {
-            errors.push(field_error(
-                ErrorType::Internal,
-                &field,
-                Value::Null,
-                "failed to allocate a nodePort: range is full",
-            ));
+            errors.push(field_error(ErrorType::Internal, &field, Value::Null, "failed to allocate a nodePort: range is full"));
             return;
         };
         port["nodePort"] = json!(node_port);

@@ -39,10 +39,8 @@ pub(super) async fn create(call: &Call, name: &str) -> Result<Response, Status> 
         return Err(status::invalid_one("", "Binding", &name, "FieldValueRequired", "target.name", detail));
     }
     let pods = call.api.0.resources.lookup("", "v1", "pods").ok_or_else(status::no_such_resource)?;
-    let pod_call = call.derive(
-        crate::request::RequestInfo { resource: "pods".into(), name: name.clone(), ..call.info.clone() },
-        pods,
-    );
+    let pod_call =
+        call.derive(crate::request::RequestInfo { resource: "pods".into(), name: name.clone(), ..call.info.clone() }, pods);
     let now = names::timestamp(call.api.0.clock.now());
     update::modify(&pod_call, Part::Internal("binding"), &options, |pod| {
         bind(pod, &binding, node, &name, &now).map(|object| Change { object, manage: Manage::Update })
@@ -77,8 +75,7 @@ fn bind(pod: &Value, binding: &Value, node: &str, name: &str, now: &str) -> Resu
         "observedGeneration": pod["metadata"]["generation"],
     });
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let mut conditions: Vec<Value> =
-        conditions.into_iter().filter(|condition| condition["type"] != "PodScheduled").collect();
+    let mut conditions: Vec<Value> = conditions.into_iter().filter(|condition| condition["type"] != "PodScheduled").collect();
     conditions.push(condition);
     bound["status"]["conditions"] = json!(conditions);
     Ok(bound)

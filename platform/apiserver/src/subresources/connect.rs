@@ -49,11 +49,7 @@ impl Upstream {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
             .with_no_client_auth();
-        Ok(Upstream {
-            proxy: Proxy::new(),
-            kubelet_tls: config.kubelet_tls.clone(),
-            unverified_tls: Arc::new(unverified),
-        })
+        Ok(Upstream { proxy: Proxy::new(), kubelet_tls: config.kubelet_tls.clone(), unverified_tls: Arc::new(unverified) })
     }
 
     fn kubelet_tls(&self) -> Result<Arc<ClientConfig>, Status> {
@@ -102,14 +98,7 @@ pub(crate) async fn handle(
 }
 
 /// Takes over a connection that asks to be upgraded.
-pub(crate) async fn upgrade(
-    api: &Api,
-    request: http::Request<()>,
-    user: UserInfo,
-    info: &RequestInfo,
-    query: &Query,
-    io: Io,
-) {
+pub(crate) async fn upgrade(api: &Api, request: http::Request<()>, user: UserInfo, info: &RequestInfo, query: &Query, io: Io) {
     let outcome = prepare(api, &request, user, info, query).await;
     let done = match outcome {
         Err(status) => return respond::refuse_upgrade(io, status).await,
@@ -163,9 +152,9 @@ async fn prepare(
         }
         (_, "exec" | "attach" | "portforward" | "proxy") => {
             let target = target(api, info, query).await?;
-            target.map(|target| Upgrade::Forward(Box::new(target))).ok_or_else(|| {
-                status::bad_request(format!("pod {} does not have a host assigned", info.name))
-            })
+            target
+                .map(|target| Upgrade::Forward(Box::new(target)))
+                .ok_or_else(|| status::bad_request(format!("pod {} does not have a host assigned", info.name)))
         }
         _ => Err(status::bad_request("this resource cannot be upgraded to")),
     }
@@ -266,7 +255,9 @@ fn kubelet_path(pod: &Value, info: &RequestInfo, query: &Query, subresource: &st
         }
         "log" => {
             let container = container(pod, query, "a")?;
-            for parameter in ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"] {
+            for parameter in
+                ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"]
+            {
                 if let Some(value) = query.get(parameter) {
                     parameters.append_pair(parameter, value);
                 }
@@ -292,7 +283,10 @@ fn kubelet_path(pod: &Value, info: &RequestInfo, query: &Query, subresource: &st
 }
 
 fn escape(segment: &str) -> String {
-    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2D", "-").replace("%2E", ".")
+    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC)
+        .to_string()
+        .replace("%2D", "-")
+        .replace("%2E", ".")
 }
 
 /// The container meant: the one named, or the only one there is.
@@ -304,15 +298,16 @@ fn container(pod: &Value, query: &Query, article: &str) -> Result<String, Status
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
     match query.get("container").filter(|name| !name.is_empty()) {
-        Some(name) if [&main, &init, &ephemeral].iter().any(|list| list.iter().any(|known| known == name)) => {
-            Ok(name.to_owned())
-        }
+        Some(name) if [&main, &init, &ephemeral].iter().any(|list| list.iter().any(|known| known == name)) => Ok(name.to_owned()),
         Some(name) => Err(status::bad_request(format!("container {name} is not valid for pod {pod_name}"))),
         None => match main.as_slice() {
             [only] => Ok(only.clone()),
             [] => Err(status::bad_request(format!("a container name must be specified for pod {pod_name}"))),
             several => {
-                let mut text = format!("{article} container name must be specified for pod {pod_name}, choose one of: [{}]", several.join(" "));
+                let mut text = format!(
+                    "{article} container name must be specified for pod {pod_name}, choose one of: [{}]",
+                    several.join(" ")
+                );
                 if !init.is_empty() {
                     let _ = write!(text, " or one of the init containers: [{}]", init.join(" "));
                 }
@@ -395,7 +390,9 @@ async fn service_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<T
         "" => return Err(unavailable("no endpoints available: a port must be named")),
         text => *ports
             .iter()
-            .find(|candidate| candidate["name"] == text || candidate["port"].as_u64().map(|p| p.to_string()).as_deref() == Some(text))
+            .find(|candidate| {
+                candidate["name"] == text || candidate["port"].as_u64().map(|p| p.to_string()).as_deref() == Some(text)
+            })
             .ok_or_else(|| unavailable(&format!("no service port {text:?} found")))?,
     };
     let port_name = wanted["name"].as_str().unwrap_or_default();

@@ -135,10 +135,7 @@ fn decrement(budget: &Value, pod: &str, now: &str) -> Result<Value, Status> {
     if allowed <= 0 {
         let healthy = budget["status"]["currentHealthy"].as_i64().unwrap_or(0);
         let desired = budget["status"]["desiredHealthy"].as_i64().unwrap_or(0);
-        return Err(refuse(
-            format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"),
-            0,
-        ));
+        return Err(refuse(format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"), 0));
     }
     let mut changed = budget.clone();
     changed["status"]["disruptionsAllowed"] = json!(allowed - 1);

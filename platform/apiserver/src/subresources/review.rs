@@ -26,9 +26,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
         ("authorization.k8s.io", "localsubjectaccessreviews") => {
             review::local_subject_access(authorizer, &call.info.namespace, &question)
         }
-        ("authorization.k8s.io", "selfsubjectaccessreviews") => {
-            review::self_subject_access(authorizer, user, &question)
-        }
+        ("authorization.k8s.io", "selfsubjectaccessreviews") => review::self_subject_access(authorizer, user, &question),
         ("authorization.k8s.io", "selfsubjectrulesreviews") => review::self_subject_rules(authorizer, user, &question),
         ("authentication.k8s.io", "selfsubjectreviews") => Ok(Authenticator::review_self(&question, user)),
         ("authentication.k8s.io", "tokenreviews") => {

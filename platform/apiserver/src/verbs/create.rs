@@ -54,12 +54,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
 }
 
 /// Creates an object of the call's kind in its namespace; `name` is the URL's, if it has one.
-pub(crate) async fn create_object(
-    call: &Call,
-    mut object: Value,
-    name: &str,
-    options: &WriteOptions,
-) -> Result<Written, Status> {
+pub(crate) async fn create_object(call: &Call, mut object: Value, name: &str, options: &WriteOptions) -> Result<Written, Status> {
     let kind = &*call.kind;
     object_meta::place(kind, &mut object, &call.info.namespace, name)?;
     if !object_meta::text(&object, "resourceVersion").is_empty() {

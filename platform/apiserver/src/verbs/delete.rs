@@ -75,7 +75,13 @@ fn returns_object(kind: &Kind) -> bool {
     kind.group.is_empty()
         && matches!(
             kind.plural.as_ref(),
-            "pods" | "services" | "serviceaccounts" | "resourcequotas" | "podtemplates" | "persistentvolumes" | "persistentvolumeclaims"
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "resourcequotas"
+                | "podtemplates"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
         )
 }
 
@@ -87,11 +93,8 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let wanted = ListOptions::parse(&call.query, false)?;
     check_fields(call, &wanted)?;
     let cache = call.api.0.storage.cache(&call.kind)?;
-    let list_options = CacheOptions {
-        scope: call.scope(&wanted),
-        at_least: call.api.0.storage.revision().await?,
-        ..CacheOptions::default()
-    };
+    let list_options =
+        CacheOptions { scope: call.scope(&wanted), at_least: call.api.0.storage.revision().await?, ..CacheOptions::default() };
     let list = cache.list_matching(&list_options, |object| selects(&wanted, object)).await?;
     let mut items = Vec::new();
     for object in &list.objects {
@@ -117,15 +120,8 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
     let kind = &*call.kind;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
     let key = kind.key(namespace, name);
-    let attributes = Attributes {
-        api: &call.api,
-        user: &call.user,
-        kind,
-        subresource: "",
-        namespace,
-        name,
-        operation: Operation::Delete,
-    };
+    let attributes =
+        Attributes { api: &call.api, user: &call.user, kind, subresource: "", namespace, name, operation: Operation::Delete };
     for _ in 0..QUOTA_TRIES {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
         let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);

@@ -59,9 +59,11 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
         (error, _) => error.into(),
     })?;
     // Pages that follow are read at the revision of the first.
-    let next = list.next.as_deref().and_then(|key| key.strip_prefix(cache.prefix())).map(|start| {
-        Continue { revision: Some(list.revision), start: start.to_owned() }.encode()
-    });
+    let next = list
+        .next
+        .as_deref()
+        .and_then(|key| key.strip_prefix(cache.prefix()))
+        .map(|start| Continue { revision: Some(list.revision), start: start.to_owned() }.encode());
     let mut metadata = json!({"resourceVersion": list.revision.to_string()});
     if let Some(next) = next {
         metadata["continue"] = json!(next);

@@ -127,7 +127,12 @@ async fn apply(call: &Call, part: Part, options: &WriteOptions, mut configuratio
     match outcome {
         Err(missing) if missing.is_not_found() && part == Part::Main => {
             if !object_meta::text(&configuration, "uid").is_empty() {
-                return Err(status::conflict(&kind.group, &kind.plural, &call.info.name, "uid mismatch: the provided object specified uid, and no existing object was found"));
+                return Err(status::conflict(
+                    &kind.group,
+                    &kind.plural,
+                    &call.info.name,
+                    "uid mismatch: the provided object specified uid, and no existing object was found",
+                ));
             }
             update::may_create(call)?;
             let object = managed_fields::applied(call, part, None, &configuration, options)?;

@@ -101,8 +101,7 @@ pub(crate) async fn put(call: &Call, part: Part) -> Result<Response, Status> {
 /// Whether a write that turned out to be a create is allowed to be one.
 pub(crate) fn may_create(call: &Call) -> Result<(), Status> {
     let info = &call.info;
-    let attributes =
-        authz::Attributes::resource(&call.user, "create", &info.group, &info.resource, &info.namespace, &info.name);
+    let attributes = authz::Attributes::resource(&call.user, "create", &info.group, &info.resource, &info.namespace, &info.name);
     let decision = call.api.0.authorizer.authorize(&attributes);
     if decision.allowed() {
         return Ok(());
@@ -191,10 +190,7 @@ fn check_preconditions(call: &Call, part: Part, new: &Value, old: &Value) -> Res
             &kind.group,
             &kind.plural,
             name,
-            &format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                object_meta::text(old, "uid")
-            ),
+            &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object_meta::text(old, "uid")),
         ));
     }
     let version = object_meta::text(new, "resourceVersion");
@@ -292,9 +288,7 @@ async fn prepare(
     }
     admission::validate(&attributes, Some(&new), Some(old)).await?;
     let reservation = match part {
-        Part::Main => {
-            strategy::reserve(&call.api, kind, &mut new, Some(old)).map_err(|errors| call.invalid(name, &errors))?
-        }
+        Part::Main => strategy::reserve(&call.api, kind, &mut new, Some(old)).map_err(|errors| call.invalid(name, &errors))?,
         _ => None,
     };
     if object_meta::same(&new, old) {

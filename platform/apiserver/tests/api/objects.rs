@@ -1,0 +1,331 @@
+//! What happens to objects: created, changed, listed, watched, deleted.
+
+use crate::common::{Server, admin};
+use futures::StreamExt as _;
+use http::Method;
+use pharos_transport::Body;
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+async fn account(server: &Server) {
+    server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+}
+
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_move_the_revision_only_when_something_changes() {
+    let server = Server::start().await;
+    let made = server.create(MAPS, json!({"metadata": {"generateName": "m-"}, "data": {"a": "1"}})).await;
+    let name = made["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("m-") && name.len() == 7);
+    let path = format!("{MAPS}/{name}");
+    let same = server.put(&path, &made).await;
+    assert_eq!(same.body["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let changed = server.merge(&path, &json!({"data": {"b": "2"}})).await;
+    assert_eq!(changed.body["data"], json!({"a": "1", "b": "2"}));
+    assert_ne!(changed.body["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    assert_eq!(server.put(&path, &made).await.code, 409);
+    let dry = server.merge(&format!("{path}?dryRun=All"), &json!({"data": {"c": "3"}})).await;
+    assert_eq!(dry.body["data"]["c"], "3");
+    assert!(server.get(&path).await.body["data"].get("c").is_none());
+    let deleted = server.delete(&path).await;
+    assert_eq!((deleted.code.as_u16(), deleted.body["status"].as_str()), (200, Some("Success")));
+    assert_eq!(server.get(&path).await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unconditional_writers_do_not_lose_each_others_changes() {
+    let server = Server::start().await;
+    server.create(MAPS, json!({"metadata": {"name": "shared"}})).await;
+    let patches = (0..40).map(|at| {
+        let server = &server;
+        async move { server.merge(&format!("{MAPS}/shared"), &json!({"data": {format!("k{at}"): "v"}})).await.code }
+    });
+    let codes = futures::future::join_all(patches).await;
+    assert!(codes.iter().all(|code| *code == 200), "{codes:?}");
+    assert_eq!(server.get(&format!("{MAPS}/shared")).await.body["data"].as_object().unwrap().len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_come_in_pages_of_one_revision() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c"] {
+        server.create(MAPS, json!({"metadata": {"name": name, "labels": {"l": name}}})).await;
+    }
+    let first = server.get(&format!("{MAPS}?limit=2")).await.body;
+    assert_eq!(first["items"].as_array().unwrap().len(), 2);
+    assert_eq!(first["metadata"]["remainingItemCount"], 1);
+    server.create(MAPS, json!({"metadata": {"name": "d"}})).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = server.get(&format!("{MAPS}?limit=2&continue={token}")).await.body;
+    assert_eq!(second["items"][0]["metadata"]["name"], "c");
+    assert_eq!(second["items"].as_array().unwrap().len(), 1);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let selected = server.get(&format!("{MAPS}?labelSelector=l+in+(a,c)")).await.body;
+    assert_eq!(selected["items"].as_array().unwrap().len(), 2);
+    let exact = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let old = server.get(&format!("{MAPS}?resourceVersion={exact}&resourceVersionMatch=Exact")).await.body;
+    assert_eq!(old["items"].as_array().unwrap().len(), 3);
+    let future = server.get(&format!("{MAPS}?resourceVersion=999999999")).await;
+    assert_eq!(future.code, 504);
+    assert_eq!(future.body["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+}
+
+/// Opens a watch and gives its events one by one.
+async fn watch(server: &Server, path: &str) -> futures::stream::BoxStream<'static, Value> {
+    let response = server.send(&admin(), Method::GET, path, &[], Body::empty()).await;
+    assert_eq!(response.status(), 200);
+    let chunks = response.into_body().into_stream();
+    Box::pin(chunks.flat_map(|chunk| {
+        let text = String::from_utf8(chunk.unwrap().to_vec()).unwrap();
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        futures::stream::iter(events)
+    }))
+}
+
+fn summary(event: &Value) -> (String, String) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_show_what_their_selector_sees() {
+    let server = Server::start().await;
+    server.create(MAPS, json!({"metadata": {"name": "a", "labels": {"x": "1"}}})).await;
+    let path = format!(
+        "{MAPS}?watch=1&labelSelector=x=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let mut events = watch(&server, &path).await;
+    let mut next = async || summary(&events.next().await.unwrap());
+    assert_eq!(next().await, ("ADDED".into(), "a".into()));
+    assert_eq!(next().await.0, "BOOKMARK");
+    server.merge(&format!("{MAPS}/a"), &json!({"metadata": {"labels": {"x": "2"}}})).await;
+    assert_eq!(next().await, ("DELETED".into(), "a".into()));
+    server.merge(&format!("{MAPS}/a"), &json!({"metadata": {"labels": {"x": "1"}}})).await;
+    assert_eq!(next().await, ("ADDED".into(), "a".into()));
+    server.merge(&format!("{MAPS}/a"), &json!({"data": {"k": "v"}})).await;
+    assert_eq!(next().await, ("MODIFIED".into(), "a".into()));
+    server.delete(&format!("{MAPS}/a")).await;
+    assert_eq!(next().await, ("DELETED".into(), "a".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_too_old_says_so_in_its_stream() {
+    let server = Server::start().await;
+    let mut events = watch(&server, &format!("{MAPS}?watch=true&resourceVersion=1&timeoutSeconds=1")).await;
+    // Revision 1 is within what is kept here, so the watch replays or waits; either way it ends at its timeout.
+    while let Some(event) = events.next().await {
+        assert_ne!(event["type"], "ERROR");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_get_what_admission_gives() {
+    let server = Server::start().await;
+    account(&server).await;
+    let made = server.create(PODS, pod("p")).await;
+    assert_eq!(made["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    assert!(made["spec"]["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"));
+    assert_eq!(made["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    assert_eq!(made["spec"]["priority"], 0);
+    assert_eq!(made["metadata"]["generation"], 1);
+    let mut critical = pod("critical");
+    critical["spec"]["priorityClassName"] = json!("system-node-critical");
+    assert_eq!(server.create(PODS, critical).await["spec"]["priority"], 2_000_001_000);
+    let mut odd = pod("odd");
+    odd["spec"]["priorityClassName"] = json!("nosuch");
+    assert_eq!(server.post(PODS, &odd).await.code, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_are_bound_once_and_go_gracefully() {
+    let server = Server::start().await;
+    account(&server).await;
+    server.create(PODS, pod("p")).await;
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    assert_eq!(server.post(&format!("{PODS}/p/binding"), &binding).await.code, 201);
+    let again = server.post(&format!("{PODS}/p/binding"), &binding).await;
+    assert_eq!(again.code, 409, "{}", again.text);
+    let bound = server.get(&format!("{PODS}/p")).await.body;
+    assert_eq!(bound["spec"]["nodeName"], "n");
+    let running =
+        server.merge(&format!("{PODS}/p/status"), &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "m"}})).await;
+    assert_eq!(
+        (running.body["status"]["phase"].as_str(), running.body["spec"]["nodeName"].as_str()),
+        (Some("Running"), Some("n"))
+    );
+    let marked = server.delete(&format!("{PODS}/p")).await.body;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert_eq!(server.get(&format!("{PODS}/p")).await.code, 200);
+    assert_eq!(server.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await.code, 200);
+    assert_eq!(server.get(&format!("{PODS}/p")).await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn finalizers_hold_and_let_go() {
+    let server = Server::start().await;
+    server.create(MAPS, json!({"metadata": {"name": "f", "finalizers": ["a.b/c"]}})).await;
+    let path = format!("{MAPS}/f");
+    assert!(server.delete(&path).await.body["metadata"]["deletionTimestamp"].is_string());
+    let more = server.merge(&path, &json!({"metadata": {"finalizers": ["a.b/c", "d.e/f"]}})).await;
+    assert_eq!(more.code, 422);
+    assert_eq!(server.merge(&path, &json!({"metadata": {"finalizers": null}})).await.code, 200);
+    assert_eq!(server.get(&path).await.code, 404);
+    server.create(MAPS, json!({"metadata": {"name": "g"}})).await;
+    let options = json!({"propagationPolicy": "Foreground"}).to_string();
+    let pending = server.ask(Method::DELETE, &format!("{MAPS}/g"), "application/json", options).await;
+    assert_eq!((pending.code.as_u16(), &pending.body["metadata"]["finalizers"]), (202, &json!(["foregroundDeletion"])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_get_addresses_nobody_else_has() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let creates = (0..30).map(|at| {
+        let server = &server;
+        let service = json!({"metadata": {"name": format!("s{at}")}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+        async move { server.create(services, service).await }
+    });
+    let made = futures::future::join_all(creates).await;
+    let unique =
+        |of: &dyn Fn(&Value) -> Value| made.iter().map(|s| of(s).to_string()).collect::<std::collections::HashSet<_>>().len();
+    assert_eq!(unique(&|service| service["spec"]["clusterIP"].clone()), 30);
+    assert_eq!(unique(&|service| service["spec"]["ports"][0]["nodePort"].clone()), 30);
+    let taken = json!({"metadata": {"name": "t"}, "spec": {"clusterIP": made[0]["spec"]["clusterIP"], "ports": [{"port": 80}]}});
+    assert_eq!(server.post(services, &taken).await.code, 422);
+    server.delete(&format!("{services}/s0")).await;
+    assert_eq!(server.post(services, &taken).await.code, 201);
+    let kubernetes = server.get(&format!("{services}/kubernetes")).await.body;
+    assert_eq!(kubernetes["spec"]["clusterIP"], "10.43.0.1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scales_are_a_view_of_replicas() {
+    let server = Server::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    server.create(deployments, json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let scale = server.get(&format!("{deployments}/d/scale")).await.body;
+    assert_eq!((scale["kind"].as_str(), scale["spec"]["replicas"].as_i64()), (Some("Scale"), Some(2)));
+    assert_eq!(scale["status"]["selector"], "a=b");
+    let changed = server.merge(&format!("{deployments}/d/scale"), &json!({"spec": {"replicas": 5}})).await;
+    assert_eq!(changed.body["spec"]["replicas"], 5, "{}", changed.text);
+    let deployment = server.get(&format!("{deployments}/d")).await.body;
+    assert_eq!((deployment["spec"]["replicas"].as_i64(), deployment["metadata"]["generation"].as_i64()), (Some(5), Some(2)));
+    let negative = server.merge(&format!("{deployments}/d/scale"), &json!({"spec": {"replicas": -1}})).await;
+    assert_eq!(negative.code, 422);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applies_own_fields_and_conflict() {
+    let server = Server::start().await;
+    let path = format!("{MAPS}/x?fieldManager=one");
+    let apply = |path: String, body: Value| {
+        let server = &server;
+        async move { server.ask(Method::PATCH, &path, "application/apply-patch+yaml", body.to_string()).await }
+    };
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "1", "b": "1"}});
+    let made = apply(path.clone(), config.clone()).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(made.body["metadata"]["managedFields"][0]["operation"], "Apply");
+    let again = apply(path.clone(), config).await;
+    assert_eq!(again.body["metadata"]["resourceVersion"], made.body["metadata"]["resourceVersion"]);
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "2"}});
+    let conflict = apply(format!("{MAPS}/x?fieldManager=two"), other.clone()).await;
+    assert_eq!(conflict.code, 409, "{}", conflict.text);
+    assert_eq!(conflict.body["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    assert_eq!(apply(format!("{MAPS}/x?fieldManager=two&force=true"), other).await.body["data"]["a"], "2");
+    let less = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {}});
+    assert_eq!(apply(path, less).await.body["data"], json!({"a": "2"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_are_kept_under_concurrency() {
+    let server = Server::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    server.create(quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "5"}}})).await;
+    let mut events = watch(&server, &format!("{quotas}?watch=1")).await;
+    while events.next().await.unwrap()["object"]["status"]["hard"].is_null() {}
+    let creates = (0..20).map(|at| {
+        let server = &server;
+        async move { server.post(MAPS, &json!({"metadata": {"name": format!("m{at}")}})).await.code.as_u16() }
+    });
+    let codes = futures::future::join_all(creates).await;
+    assert_eq!(codes.iter().filter(|code| **code == 201).count(), 5, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == 403).count(), 15, "{codes:?}");
+    let used = server.get(&format!("{quotas}/q")).await.body["status"]["used"].clone();
+    assert_eq!(used, json!({"count/configmaps": "5"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_kinds_are_served_once_established() {
+    let server = Server::start().await;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "required": ["size"],
+        "properties": {"size": {"type": "integer", "minimum": 1}, "color": {"type": "string", "default": "red"}}}}});
+    let version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}}});
+    let definition = json!({"metadata": {"name": "things.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "things", "kind": "Thing"}, "versions": [version]}});
+    server.create(definitions, definition).await;
+    let mut events = watch(&server, &format!("{definitions}?watch=1")).await;
+    let established = |event: &Value| {
+        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+    };
+    while !established(&events.next().await.unwrap()) {}
+    let things = "/apis/example.com/v1/namespaces/default/things";
+    let made = server
+        .create(
+            things,
+            json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "t"},
+        "spec": {"size": 3, "unknown": 1}}),
+        )
+        .await;
+    assert_eq!(made["spec"], json!({"size": 3, "color": "red"}));
+    for bad in [json!({}), json!({"size": 0}), json!({"size": "x"})] {
+        let thing = json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "u"}, "spec": bad});
+        assert_eq!(server.post(things, &thing).await.code, 422, "{thing}");
+    }
+    let found = server.get("/apis/example.com/v1").await.body;
+    assert!(found["resources"].as_array().unwrap().iter().any(|r| r["name"] == "things/status"));
+    server.delete(&format!("{definitions}/things.example.com")).await;
+    while events.next().await.unwrap()["type"] != "DELETED" {}
+    assert_eq!(server.get(things).await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evictions_respect_budgets() {
+    let server = Server::start().await;
+    account(&server).await;
+    let mut labelled = pod("p");
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    server.create(PODS, labelled).await;
+    let binding = json!({"metadata": {"name": "p"}, "target": {"name": "n"}});
+    server.create(&format!("{PODS}/p/binding"), binding).await;
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    server.merge(&format!("{PODS}/p/status"), &ready).await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}});
+    server.create(budgets, json!({"metadata": {"name": "b"}, "spec": spec})).await;
+    let state = |allowed: i64| {
+        json!({"status": {"observedGeneration": 1, "disruptionsAllowed": allowed,
+        "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}})
+    };
+    server.merge(&format!("{budgets}/b/status"), &state(0)).await;
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let refused = server.post(&format!("{PODS}/p/eviction"), &eviction).await;
+    assert_eq!(refused.code, 429, "{}", refused.text);
+    server.merge(&format!("{budgets}/b/status"), &state(1)).await;
+    assert_eq!(server.post(&format!("{PODS}/p/eviction"), &eviction).await.code, 201);
+    let gone = server.get(&format!("{PODS}/p")).await.body;
+    assert!(gone["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(server.get(&format!("{budgets}/b")).await.body["status"]["disruptionsAllowed"], 0);
+}
