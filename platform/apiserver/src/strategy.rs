@@ -8,7 +8,7 @@ use pharos_api::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, api::Api, custom, verbs::update::Part};
+use crate::{Config, api::Api, authn::UserInfo, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
 mod node;
@@ -55,6 +55,19 @@ pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
         }
         _ if kind.strategy.status => remove(object, "status"),
         _ => {}
+    }
+}
+
+/// A certificate signing request says who made it, whatever its maker says.
+pub(crate) fn stamp_requestor(kind: &Kind, object: &mut Value, user: &UserInfo) {
+    if noun(kind) != ("certificates.k8s.io", "certificatesigningrequests") {
+        return;
+    }
+    for field in ["username", "uid", "groups", "extra"] {
+        match user.to_value().get(field) {
+            Some(value) => object["spec"][field] = value.clone(),
+            None => remove(&mut object["spec"], field),
+        }
     }
 }
 

@@ -126,7 +126,8 @@ fn add(quota: &Value, delta: &Amounts) -> Result<Option<Value>, String> {
 
 /// A quota on compute resources makes pods say what they need.
 fn must_specify(attributes: &Attributes<'_>, quota: &Value, pod: &Value) -> Result<(), Status> {
-    if !(attributes.kind.group.is_empty() && attributes.kind.plural == "pods") || !in_scope(quota, pod) {
+    let pods = attributes.kind.group.is_empty() && attributes.kind.plural == "pods";
+    if !pods || !in_scope(quota, pod) {
         return Ok(());
     }
     let hard = amounts(&quota["status"]["hard"]);

@@ -166,10 +166,8 @@ fn fits(schema: &Value, value: &Value, path: &str) -> bool {
     };
     let mut errors = Vec::new();
     missing(schema, value, path, &mut errors);
-    if let Some(allowed) = schema["enum"].as_array() {
-        if !allowed.contains(value) {
-            return false;
-        }
+    if schema["enum"].as_array().is_some_and(|allowed| !allowed.contains(value)) {
+        return false;
     }
     walk(schema, value, path, &mut errors);
     if let (Some(properties), Some(map)) = (schema["properties"].as_object(), value.as_object()) {

@@ -188,7 +188,9 @@ fn families(allocator: &Allocator, new: &mut Value, old: Option<&Value>, errors:
     let mut wanted: Vec<String> =
         spec["ipFamilies"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     for (at, family) in wanted.iter().enumerate() {
-        if !networks.iter().any(|network| network.family() == family) && !(headless && selectorless) {
+        let configured = networks.iter().any(|network| network.family() == family);
+        let any = headless && selectorless;
+        if !configured && !any {
             errors.push(field_error(
                 ErrorType::Invalid,
                 &format!("spec.ipFamilies[{at}]"),

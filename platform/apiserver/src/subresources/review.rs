@@ -44,7 +44,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
             &kind.kind,
             "",
             "FieldValueInvalid",
-            &field,
+            field,
             format!("Invalid value: {value}: {message}"),
         ),
     })?;

@@ -91,6 +91,7 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
     object_meta::fill(kind, &mut object, api.clock.now());
     pharos_api::defaulting::apply(kind, &mut object);
     strategy::prepare_for_create(kind, &mut object);
+    strategy::stamp_requestor(kind, &mut object, &call.user);
     // What admission adds belongs to nobody, so that a client's later apply does not take it away.
     managed_fields::created(call, &mut object, options);
     admission::mutate(&attributes, &mut object, None).await?;

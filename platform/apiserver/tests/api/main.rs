@@ -1,5 +1,7 @@
 //! The API server's core as a black box: requests in, answers out, over a store in a temporary directory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 mod objects;
 mod refusals;

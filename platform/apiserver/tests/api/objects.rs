@@ -329,3 +329,62 @@ async fn evictions_respect_budgets() {
     assert!(gone["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(server.get(&format!("{budgets}/b")).await.body["status"]["disruptionsAllowed"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn namespaces_go_once_they_are_finalized() {
+    let server = Server::start().await;
+    server.create("/api/v1/namespaces", json!({"metadata": {"name": "t"}})).await;
+    let marked = server.delete("/api/v1/namespaces/t").await.body;
+    assert_eq!(marked["status"]["phase"], "Terminating");
+    let refused = server.post("/api/v1/namespaces/t/configmaps", &json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(refused.body["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    assert_eq!(server.delete("/api/v1/namespaces/t").await.code, 409);
+    let mut finalized = server.get("/api/v1/namespaces/t").await.body;
+    finalized["spec"]["finalizers"] = json!([]);
+    let answer = server.put("/api/v1/namespaces/t/finalize", &finalized).await;
+    assert_eq!(answer.code, 200, "{}", answer.text);
+    assert_eq!(server.get("/api/v1/namespaces/t").await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collections_are_deleted_by_selector() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c"] {
+        server.create(MAPS, json!({"metadata": {"name": name, "labels": {"keep": (name == "c").to_string()}}})).await;
+    }
+    let answer = server.delete(&format!("{MAPS}?labelSelector=keep=false")).await;
+    assert_eq!(answer.code, 200, "{}", answer.text);
+    let left = server.get(MAPS).await.body;
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_one_kind_in_two_groups() {
+    let server = Server::start().await;
+    let core = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reason": "Started", "message": "hello", "type": "Normal", "firstTimestamp": "2026-01-01T00:00:00Z"});
+    server.create("/api/v1/namespaces/default/events", core).await;
+    let event = server.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await.body;
+    assert_eq!((event["note"].as_str(), event["regarding"]["name"].as_str()), (Some("hello"), Some("p")), "{event}");
+    let selected = server.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name=p,reason=Started").await;
+    assert_eq!(selected.body["items"].as_array().unwrap().len(), 1, "{}", selected.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discovery_and_openapi_are_cached_by_etag() {
+    let server = Server::start().await;
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    for (path, accept) in
+        [("/apis", aggregated), ("/api", aggregated), ("/openapi/v3", "application/json"), ("/openapi/v2", "application/json")]
+    {
+        let first = server.send(&admin(), Method::GET, path, &[("accept", accept)], Body::empty()).await;
+        assert_eq!(first.status(), 200, "{path}");
+        let etag = first.headers()["etag"].to_str().unwrap().to_owned();
+        let again =
+            server.send(&admin(), Method::GET, path, &[("accept", accept), ("if-none-match", &etag)], Body::empty()).await;
+        assert_eq!(again.status(), 304, "{path}");
+    }
+    let index = server.get("/openapi/v3").await.body;
+    let pods = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    assert!(server.get(&pods).await.body["components"]["schemas"]["io.k8s.api.core.v1.Pod"].is_object());
+}
