@@ -131,6 +131,12 @@ async fn kubernetes_service(api: &Api) -> Result<()> {
 
 /// Creates an object unless it is there.
 async fn ensure(api: &Api, path: &str, object: &Value) -> Result<()> {
+    // Asking first: a Service is refused for its address, which is its own, before its name is found to be taken.
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let (code, _) = call(api, &myself(), Method::GET, &format!("{path}/{name}"), "application/json", None).await?;
+    if code.is_success() {
+        return Ok(());
+    }
     let (code, value) = call(api, &myself(), Method::POST, path, "application/json", Some(object)).await?;
     if code.is_success() || value["reason"] == "AlreadyExists" {
         return Ok(());
