@@ -115,7 +115,7 @@ const BAD: [(&str, &str, &str, &str, u16, &str, &str); 11] = [
     ("GET", "/api/v1/namespaces/default/pods?labelSelector=a%3D%3D%3Db", "", "", 400, "BadRequest", "unable to parse"),
     ("GET", "/api/v1/namespaces/default/pods?fieldSelector=spec.colour%3Dblue", "", "", 400, "BadRequest", "field label not supported"),
     ("GET", "/apis/nothing.example.com/v1/things", "", "", 404, "NotFound", ""),
-    ("PATCH", "/api/v1/namespaces/default", "application/json-patch+json", "[{\"op\":\"fly\"}]", 400, "BadRequest", ""),
+    ("PATCH", "/api/v1/namespaces/default", "application/json-patch+json", "[{\"op\":\"fly\"}]", 422, "Invalid", ""),
 ];
 
 #[test]
