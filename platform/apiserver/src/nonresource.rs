@@ -55,7 +55,14 @@ pub(crate) async fn answer(
         JWKS_PATH => Ok(issuer(api, &api.0.issuer.jwks(), "application/jwk-set+json")),
         _ => {
             if let Some(rest) = path.strip_prefix("/openapi/v3/") {
-                return openapi_v3(api, headers, path, Some(rest)).await;
+                let mut response = openapi_v3(api, headers, path, Some(rest)).await?;
+                let etag = response.headers().get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
+                // The index names the content; under that name it never changes.
+                if query.get("hash").is_some_and(|hash| etag.is_some_and(|etag| etag.trim_matches('"') == hash)) {
+                    let forever = http::HeaderValue::from_static("public, immutable, max-age=31536000");
+                    response.headers_mut().insert(http::header::CACHE_CONTROL, forever);
+                }
+                return Ok(response);
             }
             health(api, path, query).unwrap_or_else(|| Err(status::no_such_resource()))
         }

@@ -196,6 +196,16 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 /// What is legal but does nothing here yet, so that nobody is left to believe it does.
 pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     match noun(kind) {
+        ("", "namespaces") => {
+            let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+            labels
+                .filter(|(key, value)| {
+                    key.strip_prefix("pod-security.kubernetes.io/").is_some_and(|mode| !mode.ends_with("-version"))
+                        && *value != "privileged"
+                })
+                .map(|(key, _)| format!("{key} has no effect: this API server has no PodSecurity admission"))
+                .collect()
+        }
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
         ("admissionregistration.k8s.io", resource) => {
             vec![format!("{resource} are stored but not enforced: this API server does not call admission webhooks or policies")]

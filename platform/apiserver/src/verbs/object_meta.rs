@@ -164,6 +164,11 @@ pub(crate) fn spec_differs(new: &Value, old: &Value) -> bool {
     relevant(new) != relevant(old)
 }
 
+/// Whether what a client asks for differs: the spec, or labels that ask for something.
+pub(crate) fn spec_or_labels_differ(new: &Value, old: &Value) -> bool {
+    new["metadata"]["labels"] != old["metadata"]["labels"] || spec_differs(new, old)
+}
+
 /// Whether two states of an object are the same but for the times in `managedFields`.
 pub(crate) fn same(new: &Value, old: &Value) -> bool {
     let strip = |object: &Value| {

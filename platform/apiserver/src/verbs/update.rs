@@ -287,6 +287,9 @@ async fn prepare(
         return Err(call.invalid(name, &errors));
     }
     admission::validate(&attributes, Some(&new), Some(old)).await?;
+    if part == Part::Main && object_meta::spec_or_labels_differ(&new, old) {
+        strategy::warnings(kind, &new).into_iter().for_each(|warning| call.warn(warning));
+    }
     let reservation = match part {
         Part::Main => strategy::reserve(&call.api, kind, &mut new, Some(old)).map_err(|errors| call.invalid(name, &errors))?,
         _ => None,
