@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use http::StatusCode;
 use jiff::Timestamp;
 use pharos_api::registry::Kind;
@@ -29,6 +30,9 @@ use crate::{
     status::{self, Status},
     storage, strategy,
 };
+
+/// How many objects of a collection are deleted at once.
+const PARALLEL: usize = 16;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -96,10 +100,16 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let list_options =
         CacheOptions { scope: call.scope(&wanted), at_least: call.api.0.storage.revision().await?, ..CacheOptions::default() };
     let list = cache.list_matching(&list_options, |object| selects(&wanted, object)).await?;
+    let calls: Vec<Call> = list.objects.iter().map(|object| call.of_object(object.namespace(), object.name())).collect();
+    let deletes = stream::iter(calls).map(|one| {
+        let options = options.clone();
+        async move { delete_object(&one, &options).await }
+    });
+    // Several at once, so that they share the store's commits.
+    let mut outcomes = deletes.buffered(PARALLEL);
     let mut items = Vec::new();
-    for object in &list.objects {
-        let one = call.of_object(object.namespace(), object.name());
-        match delete_object(&one, &options).await {
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
             Ok(Deleted::Gone(object) | Deleted::Pending(object)) => items.push(object),
             Err(status) if status.is_not_found() => {} // Someone else was faster.
             Err(status) => return Err(status),
