@@ -123,7 +123,7 @@ pub(crate) fn build(
         "env": env(config, image, around.hostname),
         "cwd": cwd(config, image)?,
         "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
-        "oomScoreAdj": config.linux.resources.oom_score_adj,
+        "oomScoreAdj": allowed_oom_score(config.linux.resources.oom_score_adj),
     });
     // An explicit false would make libcontainer load the seccomp filter after the capability to do so is gone.
     if security.no_new_privs {
@@ -235,23 +235,26 @@ fn cwd(config: &ContainerConfig, image: &ImageConfig) -> Result<String> {
 
 /// The capabilities of a container, as the kernel's names, in order.
 pub(crate) fn capabilities(wish: &Capability, privileged: bool) -> Result<Vec<String>> {
-    let last: usize =
-        fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(40);
-    let known = &ALL_CAPABILITIES[..ALL_CAPABILITIES.len().min(last + 1)];
+    let own = own_capabilities();
+    let known: Vec<&str> =
+        ALL_CAPABILITIES.iter().enumerate().filter(|(number, _)| own & (1 << number) != 0).map(|(_, name)| *name).collect();
     let name = |text: &String| -> Result<String> {
         let upper = text.to_uppercase();
         let full = if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-        if full == "ALL" || known.contains(&full.as_str()) {
-            Ok(full)
-        } else {
-            Err(Error::InvalidArgument(format!("unknown capability {text}")))
+        match full.as_str() {
+            "ALL" => Ok(full),
+            one if !ALL_CAPABILITIES.contains(&one) => Err(Error::InvalidArgument(format!("unknown capability {text}"))),
+            _ => Ok(full),
         }
     };
     let add: Vec<String> = wish.add_capabilities.iter().map(name).collect::<Result<_>>()?;
     let drop: Vec<String> = wish.drop_capabilities.iter().map(name).collect::<Result<_>>()?;
+    if let Some(missing) = add.iter().find(|one| *one != "ALL" && !known.contains(&one.as_str())) {
+        return Err(Error::Unsupported(format!("capability {missing} can't be given: this process has none")));
+    }
     let all = |list: &[String]| list.iter().any(|one| one == "ALL");
     let base: &[&str] = match () {
-        () if privileged || all(&add) => known,
+        () if privileged || all(&add) => &known,
         () if all(&drop) => &[],
         () => DEFAULT_CAPABILITIES,
     };
@@ -263,6 +266,24 @@ pub(crate) fn capabilities(wish: &Capability, privileged: bool) -> Result<Vec<St
         }
     }
     Ok(known.iter().filter(|one| set.contains(*one)).map(|one| (*one).to_owned()).collect())
+}
+
+/// The effective capabilities of this process, as bits. It can give no others.
+fn own_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// An OOM score as low as this process may set: without CAP_SYS_RESOURCE only its own or higher. As containerd's
+/// `restrict_oom_score_adj`.
+pub(crate) fn allowed_oom_score(wanted: i32) -> i32 {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    if own_capabilities() & CAP_SYS_RESOURCE != 0 {
+        return wanted;
+    }
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    wanted.max(own)
 }
 
 fn apparmor(profile: &SecurityProfile, privileged: bool) -> Result<Option<String>> {

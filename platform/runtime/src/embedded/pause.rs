@@ -91,8 +91,9 @@ fn hold(config: &PauseConfig) -> Result<std::convert::Infallible, String> {
         fs::write(&file, value).map_err(|error| format!("set sysctl {name}={value}: {error}"))?;
     }
     cgroup::join(&config.cgroup, getpid().as_raw()).map_err(|error| error.chain())?;
-    // As kubelet and containerd score a sandbox.
-    fs::write("/proc/self/oom_score_adj", "-998").map_err(|error| format!("set OOM score: {error}"))?;
+    // As kubelet and containerd score a sandbox, as far as this process may.
+    let score = crate::spec::allowed_oom_score(-998);
+    fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(|error| format!("set OOM score: {error}"))?;
     if config.shared_pid {
         return in_new_pid_namespace(config);
     }

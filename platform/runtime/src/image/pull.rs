@@ -35,6 +35,8 @@ pub(crate) struct Puller {
 impl Puller {
     /// `insecure` registries are spoken to in plain HTTP, as loopback ones always are.
     pub(crate) fn new(insecure: Vec<String>) -> Self {
+        // The client takes the process' TLS provider and panics without one; an earlier choice stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         Self { insecure, running: Mutex::default() }
     }
 

@@ -57,12 +57,6 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// Digest of a file, as `sha256:…`.
-pub(crate) fn digest_of(path: &Path) -> Result<String> {
-    let file = File::open(path).context(|| format!("open {}", path.display()))?;
-    Hashing::new(file).finish().context(|| format!("read {}", path.display()))
-}
-
 /// Unpacks a layer into an empty directory and returns its bytes on disk.
 ///
 /// # Errors

@@ -23,6 +23,10 @@ fn is_root() -> bool {
     root
 }
 
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 async fn run_all(bench: &mut Bench) -> Vec<String> {
     let only = std::env::var("PHAROS_RUNTIME_BEHAVIOUR").unwrap_or_default();
     let mut failed = Vec::new();
@@ -36,12 +40,13 @@ async fn run_all(bench: &mut Bench) -> Vec<String> {
         match outcome {
             Ok(()) => eprintln!("ok   {name} ({elapsed} ms)"),
             Err(error) => {
+                let error = chain(error.as_ref());
                 eprintln!("FAIL {name} ({elapsed} ms): {error}");
                 failed.push(format!("{name}: {error}"));
             }
         }
         if let Err(error) = bench.clear().await {
-            failed.push(format!("{name}: clearing up: {error}"));
+            failed.push(format!("{name}: clearing up: {}", chain(error.as_ref())));
         }
     }
     failed
