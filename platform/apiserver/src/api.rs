@@ -378,7 +378,7 @@ impl Api {
         let mut info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let peer = head.extensions.get::<Peer>().cloned();
         let admitted = self.identify(&mut head.headers, peer.as_ref()).and_then(|user| {
-            // The verb for exec and its like is `create`, whatever the method (KEP-5281 requires it as upstream 1.35 does).
+            // Rules name `create` for exec and its like; a WebSocket handshake is a GET only by form.
             if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
                 info.verb = "create".into();
             }
