@@ -96,11 +96,17 @@ mod tests {
         let others = [pod(cpu("1"))];
         for (spec, expect) in [
             (cpu("1"), None),
-            (cpu("1500m"), Some("Pod was rejected: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000")),
+            (
+                cpu("1500m"),
+                Some("Pod was rejected: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000"),
+            ),
             (sysctl("kernel.shm_rmid_forced"), None),
             (sysctl("kernel.msgmax"), Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted")),
             (sysctl("net.core.somaxconn"), None),
-            (json!({"containers": [], "os": {"name": "windows"}}), Some("Pod was rejected: Failed to admit pod as the OS field doesn't match node OS")),
+            (
+                json!({"containers": [], "os": {"name": "windows"}}),
+                Some("Pod was rejected: Failed to admit pod as the OS field doesn't match node OS"),
+            ),
         ] {
             let refused = admit(&pod(spec.clone()), others.iter(), &allocatable, &["net.core.*".to_owned()]).err();
             assert_eq!(refused.map(|failure| failure.message).as_deref(), expect, "{spec}");

@@ -52,7 +52,14 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, dns: DnsConfig, config: &Config) 
     }
     let host_network = spec.host_network == Some(true);
     let mut port_mappings = Vec::new();
-    for port in spec.init_containers.iter().flatten().filter(|c| names::is_sidecar(c)).chain(&spec.containers).flat_map(|c| c.ports.iter().flatten()) {
+    for port in spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| names::is_sidecar(c))
+        .chain(&spec.containers)
+        .flat_map(|c| c.ports.iter().flatten())
+    {
         let number = |port: i32| u16::try_from(port).map_err(|_| format!("invalid port number: {port}"));
         let host_port = number(port.host_port.unwrap_or(0))?;
         if host_port > 0 && !host_network {
@@ -69,9 +76,8 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, dns: DnsConfig, config: &Config) 
             });
         }
     }
-    let privileged = names::containers(pod)
-        .iter()
-        .any(|(_, c)| c.security_context.as_ref().and_then(|s| s.privileged) == Some(true));
+    let privileged =
+        names::containers(pod).iter().any(|(_, c)| c.security_context.as_ref().and_then(|s| s.privileged) == Some(true));
     let qos = resources::qos(pod);
     Ok(PodSandboxConfig {
         metadata: PodSandboxMetadata {
@@ -93,7 +99,11 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, dns: DnsConfig, config: &Config) 
                 selinux_options: context.and_then(|c| c.se_linux_options.as_ref()).map(selinux),
                 privileged,
             },
-            sysctls: context.into_iter().flat_map(|c| c.sysctls.iter().flatten()).map(|s| (s.name.clone(), s.value.clone())).collect(),
+            sysctls: context
+                .into_iter()
+                .flat_map(|c| c.sysctls.iter().flatten())
+                .map(|s| (s.name.clone(), s.value.clone()))
+                .collect(),
             resources: Some(resources::of_pod_cgroup(pod, config.pod_pids_limit)),
         },
     })
@@ -101,7 +111,12 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, dns: DnsConfig, config: &Config) 
 
 fn selinux(options: &k8s_openapi::api::core::v1::SELinuxOptions) -> SelinuxOption {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    SelinuxOption { user: text(&options.user), role: text(&options.role), r#type: text(&options.type_), level: text(&options.level) }
+    SelinuxOption {
+        user: text(&options.user),
+        role: text(&options.role),
+        r#type: text(&options.type_),
+        level: text(&options.level),
+    }
 }
 
 /// What a container is made from, beside its spec.
@@ -195,7 +210,10 @@ fn mounts(
     let mut mounts = Vec::new();
     let mut own_hosts = parts.hosts.is_some();
     for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
-        let volume = parts.volumes.get(&mount.name).ok_or_else(|| format!("cannot find volume {:?} to mount into container {:?}", mount.name, spec.name))?;
+        let volume = parts
+            .volumes
+            .get(&mount.name)
+            .ok_or_else(|| format!("cannot find volume {:?} to mount into container {:?}", mount.name, spec.name))?;
         let container_path = Path::new("/").join(&mount.mount_path);
         own_hosts &= container_path != Path::new("/etc/hosts");
         if mount.bind_mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
@@ -219,18 +237,19 @@ fn mounts(
             ..Mount::default()
         };
         mounts.push(match volume {
-            Ready::Image(reference) => Mount {
-                readonly: true,
-                image: Some(ImageSpec { image: reference.clone() }),
-                image_sub_path: below,
-                ..base
-            },
+            Ready::Image(reference) => {
+                Mount { readonly: true, image: Some(ImageSpec { image: reference.clone() }), image_sub_path: below, ..base }
+            }
             Ready::Path { path, read_only } => {
                 let host_path = if below.is_empty() {
                     path.clone()
                 } else {
-                    sub_path(path, &below, &format!("{}/{}/{index}", mount.name, spec.name))
-                        .map_err(|error| format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {error}", mount.name, spec.name))?
+                    sub_path(path, &below, &format!("{}/{}/{index}", mount.name, spec.name)).map_err(|error| {
+                        format!(
+                            "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
+                            mount.name, spec.name
+                        )
+                    })?
                 };
                 Mount { host_path, readonly: readonly || *read_only, ..base }
             }
@@ -304,7 +323,8 @@ fn security(parts: &Parts<'_>) -> Result<LinuxContainerSecurityContext, String> 
         run_as_group = None;
     }
     let privileged = own.privileged.unwrap_or(false);
-    let mut supplemental_groups: Vec<i64> = of_pod.into_iter().flat_map(|c| c.supplemental_groups.iter().flatten().copied()).collect();
+    let mut supplemental_groups: Vec<i64> =
+        of_pod.into_iter().flat_map(|c| c.supplemental_groups.iter().flatten().copied()).collect();
     supplemental_groups.extend(of_pod.and_then(|c| c.fs_group));
     let mut namespace_options = namespaces(pod);
     if let Some(target) = &parts.target {
@@ -334,7 +354,11 @@ fn security(parts: &Parts<'_>) -> Result<LinuxContainerSecurityContext, String> 
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: list(DEFAULT_MASKED_PATHS),
         readonly_paths: list(DEFAULT_READONLY_PATHS),
-        seccomp: seccomp(own.seccomp_profile.as_ref().or(of_pod.and_then(|c| c.seccomp_profile.as_ref())), privileged, parts.config)?,
+        seccomp: seccomp(
+            own.seccomp_profile.as_ref().or(of_pod.and_then(|c| c.seccomp_profile.as_ref())),
+            privileged,
+            parts.config,
+        )?,
         apparmor: apparmor(own, of_pod)?,
     })
 }
@@ -348,7 +372,10 @@ fn seccomp(profile: Option<&SeccompProfile>, privileged: bool, config: &Config) 
         Some("Localhost") => {
             let name = profile.and_then(|p| p.localhost_profile.as_deref()).unwrap_or_default();
             if name.is_empty() || Path::new(name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-                return Err("localhostProfile must be set to a path below the seccomp profile root if seccompProfile type is Localhost.".to_owned());
+                return Err(
+                    "localhostProfile must be set to a path below the seccomp profile root if seccompProfile type is Localhost."
+                        .to_owned(),
+                );
             }
             SecurityProfile::Localhost(config.seccomp_profile_root.join(name).display().to_string())
         }
@@ -356,15 +383,16 @@ fn seccomp(profile: Option<&SeccompProfile>, privileged: bool, config: &Config) 
     })
 }
 
-fn apparmor(own: &SecurityContext, of_pod: Option<&k8s_openapi::api::core::v1::PodSecurityContext>) -> Result<SecurityProfile, String> {
+fn apparmor(
+    own: &SecurityContext,
+    of_pod: Option<&k8s_openapi::api::core::v1::PodSecurityContext>,
+) -> Result<SecurityProfile, String> {
     let profile = own.app_armor_profile.as_ref().or(of_pod.and_then(|c| c.app_armor_profile.as_ref()));
     Ok(match profile.map(|p| p.type_.as_str()) {
         // As upstream: without a profile the runtime's default, which passes where there is no AppArmor.
         None | Some("RuntimeDefault") => SecurityProfile::RuntimeDefault,
         Some("Unconfined") => SecurityProfile::Unconfined,
-        Some("Localhost") => {
-            SecurityProfile::Localhost(profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default())
-        }
+        Some("Localhost") => SecurityProfile::Localhost(profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default()),
         Some(other) => return Err(format!("unknown AppArmor profile type {other:?}")),
     })
 }
@@ -376,7 +404,8 @@ mod tests {
     use super::*;
 
     fn build(spec: Value, image: &Image) -> Result<ContainerConfig, String> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap();
         let (role, spec) = names::containers(&pod).remove(0);
         let volumes = BTreeMap::from([("v".to_owned(), Ready::Path { path: "/host/v".into(), read_only: false })]);
         let parts = Parts {
@@ -410,7 +439,8 @@ mod tests {
         .unwrap();
         assert_eq!(built.command, ["sh", "a$(A)"]);
         assert_eq!(built.log_path, Path::new("c/2.log"));
-        let paths: Vec<_> = built.mounts.iter().map(|m| (m.container_path.to_str().unwrap(), m.host_path.to_str().unwrap())).collect();
+        let paths: Vec<_> =
+            built.mounts.iter().map(|m| (m.container_path.to_str().unwrap(), m.host_path.to_str().unwrap())).collect();
         assert_eq!(paths, [("/data", "/host/v/x-a"), ("/etc/hosts", "/host/hosts"), ("/dev/termination-log", "/host/message")]);
         assert!(built.mounts[0].readonly);
     }
@@ -425,7 +455,8 @@ mod tests {
             "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"
         );
         assert!(build(non_root, &named).unwrap_err().contains("non-numeric user (web)"));
-        let group = build(one(json!({"name": "c", "securityContext": {"runAsGroup": 5}})), &named).unwrap().linux.security_context;
+        let group =
+            build(one(json!({"name": "c", "securityContext": {"runAsGroup": 5}})), &named).unwrap().linux.security_context;
         assert_eq!((group.run_as_group, group.run_as_username.as_str()), (Some(5), "web"));
         let both = json!({"securityContext": {"runAsUser": 1, "fsGroup": 9, "supplementalGroups": [8]},
             "containers": [{"name": "c", "securityContext": {"runAsUser": 2}}]});

@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Pod, Service},
     apimachinery::pkg::api::resource::Quantity,
 };
-use jiff::Timestamp;
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use pharos_client::{Informer, Recorder};
@@ -18,7 +18,7 @@ use pharos_runtime::{
     Runtime,
     types::{ContainerFilter, DnsConfig, Map, PodSandboxFilter},
 };
-use pharos_telemetry::Ctx;
+use pharos_telemetry::{Clock, Ctx};
 
 use crate::{
     config::Config, fields::Place, images::Images, machine::Machine, metrics::Metrics, names, pod_view::PodView,
@@ -32,6 +32,7 @@ pub(crate) const NETWORK_DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) ctx: Ctx,
+    pub(crate) clock: Clock,
     pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) network: Arc<dyn PodNetwork>,

@@ -125,7 +125,8 @@ fn of_services(services: &[Arc<Service>], namespace: &str, links: bool) -> BTree
     let mut chosen: BTreeMap<&str, &Service> = BTreeMap::new();
     let mut seen = HashSet::new();
     for service in services {
-        let (Some(name), of) = (service.metadata.name.as_deref(), service.metadata.namespace.as_deref().unwrap_or_default()) else {
+        let (Some(name), of) = (service.metadata.name.as_deref(), service.metadata.namespace.as_deref().unwrap_or_default())
+        else {
             continue;
         };
         let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
@@ -217,9 +218,7 @@ mod tests {
 
     #[test]
     fn absent_sources() {
-        let key = |name: &str, key: &str, optional: bool| {
-            json!({"name": "c", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": name, "key": key, "optional": optional}}}]})
-        };
+        let key = |name: &str, key: &str, optional: bool| json!({"name": "c", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": name, "key": key, "optional": optional}}}]});
         check(key("gone", "K", false), Err("configmap \"gone\" not found"));
         check(key("gone", "K", true), Ok(&[]));
         check(key("cm", "none", false), Err("couldn't find key none in ConfigMap n/cm"));

@@ -105,7 +105,8 @@ fn resource(signal: &str) -> &'static str {
 
 async fn read(core: &Core) -> BTreeMap<&'static str, Reading> {
     let mut readings = BTreeMap::new();
-    readings.insert("memory.available", Reading { available: machine::meminfo("MemAvailable"), capacity: core.machine.memory_bytes });
+    readings
+        .insert("memory.available", Reading { available: machine::meminfo("MemAvailable"), capacity: core.machine.memory_bytes });
     let node = machine::space(&core.config.root_dir);
     readings.insert("nodefs.available", Reading { available: node.available_bytes, capacity: node.capacity_bytes });
     readings.insert("nodefs.inodesFree", Reading { available: node.inodes_free, capacity: node.inodes });

@@ -154,8 +154,11 @@ mod tests {
             ("limits.cpu", None, "2"),
             ("requests.memory", None, "67108864"),
         ] {
-            let selector =
-                ResourceFieldSelector { container_name: None, divisor: divisor.map(|d| Quantity(d.into())), resource: resource_.into() };
+            let selector = ResourceFieldSelector {
+                container_name: None,
+                divisor: divisor.map(|d| Quantity(d.into())),
+                resource: resource_.into(),
+            };
             assert_eq!(resource(&pod(), &selector, "c", &place()).unwrap(), expect, "{resource_} {divisor:?}");
         }
     }

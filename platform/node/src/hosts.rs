@@ -85,7 +85,8 @@ pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
         match words.next() {
             Some("nameserver") => config.servers.extend(words.next().map(str::to_owned)),
             Some("search" | "domain") => {
-                config.searches = words.map(|word| if word == "." { word } else { word.trim_end_matches('.') }.to_owned()).collect();
+                config.searches =
+                    words.map(|word| if word == "." { word } else { word.trim_end_matches('.') }.to_owned()).collect();
             }
             Some("options") => config.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -202,7 +203,12 @@ mod tests {
         let cluster = "n.svc.cluster.local svc.cluster.local cluster.local example.com";
         check(json!({"containers": []}), "10.43.0.10", cluster, "ndots:5");
         check(json!({"containers": [], "hostNetwork": true}), "1.1.1.1", "example.com", "edns0");
-        check(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), "10.43.0.10", cluster, "ndots:5");
+        check(
+            json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+            "10.43.0.10",
+            cluster,
+            "ndots:5",
+        );
         check(json!({"containers": [], "dnsPolicy": "Default"}), "1.1.1.1", "example.com", "edns0");
         check(
             json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}, {"name": "rotate"}]}}),

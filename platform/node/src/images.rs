@@ -85,7 +85,7 @@ pub(crate) async fn ensure(
         _ => {}
     }
     let key = format!("{}_{image}", names::uid(pod));
-    let now = core.ctx.clock().now();
+    let now = core.clock.now();
     if let Some((_, left)) = core.images.backoffs.lock().waiting_since_update(&key, now) {
         let because = core.images.reasons.lock().get(&key).cloned().unwrap_or_default();
         let message = format!("Back-off pulling image {image:?}: {because}");
@@ -133,7 +133,7 @@ pub(crate) async fn ensure(
             Ok(found)
         }
         Err(error) => {
-            core.images.backoffs.lock().next(&key, core.ctx.clock().now());
+            core.images.backoffs.lock().next(&key, core.clock.now());
             core.images.reasons.lock().insert(key.clone(), format!("ErrImagePull: {error}"));
             failed(&format!("Failed to pull image {image:?}: {error}"));
             failed("Error: ErrImagePull");
@@ -186,7 +186,10 @@ async fn credentials(core: &Core, pod: &Pod, image: &str, objects: &Objects) -> 
             Err(error) => core.recorder.warning(
                 &Regarding::of(pod),
                 "FailedToRetrieveImagePullSecret",
-                format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed: {error}.", reference.name),
+                format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed: {error}.",
+                    reference.name
+                ),
             ),
         }
     }

@@ -12,7 +12,10 @@ use kube::{Api, Client, runtime::watcher};
 use parking_lot::{Mutex, RwLock};
 use pharos_client::{Event, Informer, Recorder};
 use pharos_network::PodNetwork;
-use pharos_runtime::{Runtime, types::{ContainerEventKind, PodSandboxFilter}};
+use pharos_runtime::{
+    Runtime,
+    types::{ContainerEventKind, PodSandboxFilter},
+};
 use pharos_telemetry::{Backoff, Component, Ctx};
 use prometheus::Registry;
 
@@ -77,8 +80,11 @@ impl Kubelet {
         tokio::fs::create_dir_all(config.root_dir.join("pods"))
             .await
             .map_err(|source| Error::Io { action: format!("create {}", config.root_dir.display()), source })?;
-        let version =
-            self.runtime.version().await.map_err(|source| Error::Runtime { action: "ask the runtime for its version", source })?;
+        let version = self
+            .runtime
+            .version()
+            .await
+            .map_err(|source| Error::Runtime { action: "ask the runtime for its version", source })?;
         let machine = Machine::read(&config);
         let node_ips: Vec<IpAddr> =
             if config.node_ips.is_empty() { machine::default_ip().into_iter().collect() } else { config.node_ips.clone() };
@@ -91,6 +97,7 @@ impl Kubelet {
             references: References::new(ctx.clone(), self.client.clone()),
             images: Images::new(config.max_parallel_image_pulls),
             ctx: ctx.clone(),
+            clock: ctx.clock().clone(),
             client: self.client.clone(),
             runtime: self.runtime.clone(),
             network: self.network.clone(),
@@ -186,7 +193,10 @@ impl Component for Kubelet {
     async fn run(&self, ctx: Ctx) -> Result<()> {
         let core = self.core(&ctx).await?;
         core.metrics.node_name.with_label_values(&[&core.config.node_name]).set(1);
-        core.metrics.node_info.with_label_values(&[node::VERSION, "1", "37", &format!("linux/{}", core.machine.architecture)]).set(1.0);
+        core.metrics
+            .node_info
+            .with_label_values(&[node::VERSION, "1", "37", &format!("linux/{}", core.machine.architecture)])
+            .set(1.0);
         *self.current.write() = Some(core.clone());
         let workers = Workers::default();
 
@@ -237,7 +247,8 @@ impl Component for Kubelet {
 /// systemd-resolved's stub can't be reached from pods; its real configuration lies elsewhere.
 fn default_resolv_conf() -> PathBuf {
     let resolved = Path::new("/run/systemd/resolve/resolv.conf");
-    let stub = std::fs::read_to_string("/etc/resolv.conf").is_ok_and(|text| text.lines().any(|line| line.trim() == "nameserver 127.0.0.53"));
+    let stub = std::fs::read_to_string("/etc/resolv.conf")
+        .is_ok_and(|text| text.lines().any(|line| line.trim() == "nameserver 127.0.0.53"));
     if stub && resolved.exists() { resolved.to_owned() } else { "/etc/resolv.conf".into() }
 }
 
@@ -266,7 +277,7 @@ async fn follow_runtime(core: Arc<Core>, workers: Workers) {
                 event = events.next() => {
                     let Some(event) = event else { break };
                     backoff.reset();
-                    core.metrics.pleg_last_seen.set(core.ctx.clock().now().as_millisecond() as f64 / 1000.0);
+                    core.metrics.pleg_last_seen.set(core.clock.now().as_millisecond() as f64 / 1000.0);
                     match event.kind {
                         ContainerEventKind::Lagged => workers.wake_all(),
                         // Ours, known already.
@@ -289,7 +300,12 @@ async fn remove_orphans(core: &Arc<Core>, pods: &Informer<Pod>) {
     match core.runtime.list_pod_sandboxes(&PodSandboxFilter::default()).await {
         Ok(sandboxes) => {
             for orphan in sandboxes.iter().filter(|s| s.labels.get(names::POD_UID).is_some_and(|uid| !known.contains(uid))) {
-                tracing::info!(pod = orphan.metadata.name, namespace = orphan.metadata.namespace, uid = orphan.metadata.uid, "removing an orphaned pod");
+                tracing::info!(
+                    pod = orphan.metadata.name,
+                    namespace = orphan.metadata.namespace,
+                    uid = orphan.metadata.uid,
+                    "removing an orphaned pod"
+                );
                 if let Err(error) = sandbox::stop_sandbox(core, orphan).await {
                     tracing::warn!(uid = orphan.metadata.uid, error, "cannot stop an orphaned pod");
                     continue;

@@ -7,7 +7,13 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 use crate::{core::Core, probes::http};
 
 /// Runs a hook to its end. The caller bounds it; dropping the future ends an exec.
-pub(crate) async fn run(core: &Core, id: &str, ip: &str, container: &Container, handler: &LifecycleHandler) -> Result<(), String> {
+pub(crate) async fn run(
+    core: &Core,
+    id: &str,
+    ip: &str,
+    container: &Container,
+    handler: &LifecycleHandler,
+) -> Result<(), String> {
     let ports = container.ports.as_deref().unwrap_or_default();
     if let Some(exec) = &handler.exec {
         let command = exec.command.as_deref().unwrap_or_default();

@@ -157,7 +157,9 @@ pub(crate) fn default_ip() -> Option<IpAddr> {
     }
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
     addresses
-        .filter_map(|interface| interface.address.and_then(|address| address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()))))
+        .filter_map(|interface| {
+            interface.address.and_then(|address| address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())))
+        })
         .find(|ip| !ip.is_loopback())
 }
 
@@ -168,7 +170,10 @@ mod tests {
     #[test]
     fn reserved_and_thresholds_are_kept() {
         let machine = Machine { cores: 4, memory_bytes: 8 << 30, disk_bytes: 100 << 30, ..Machine::default() };
-        let config = Config { system_reserved: [("cpu", "500m"), ("memory", "1Gi")].map(|(k, v)| (k.into(), v.into())).into(), ..Config::default() };
+        let config = Config {
+            system_reserved: [("cpu", "500m"), ("memory", "1Gi")].map(|(k, v)| (k.into(), v.into())).into(),
+            ..Config::default()
+        };
         let all = machine.allocatable(&config);
         assert_eq!(all["cpu"].0, "3500m");
         assert_eq!(all["memory"].0, format!("{}Ki", (7 << 20) - 100 * 1024));

@@ -58,8 +58,6 @@ pub(crate) struct Metrics {
     pub(crate) http_inflight: IntGaugeVec,
     /// `kubelet_sleep_action_terminated_early_total`.
     pub(crate) sleep_terminated: IntCounter,
-    /// `volume_manager_total_volumes`.
-    pub(crate) volume_manager: IntGaugeVec,
     /// `prober_probe_total`.
     pub(crate) probes: IntCounterVec,
     /// `kubernetes_build_info`.
@@ -75,7 +73,8 @@ const START: [f64; 23] = [
 impl Metrics {
     /// Registers all of them.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str, labels: &[&str]| keep(registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let counter =
+            |name: &str, help: &str, labels: &[&str]| keep(registry, IntCounterVec::new(Opts::new(name, help), labels)?);
         let gauge = |name: &str, help: &str, labels: &[&str]| keep(registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             keep(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
@@ -91,7 +90,11 @@ impl Metrics {
                 registry,
                 IntGauge::new("kubelet_running_pods", "Number of pods that have a running pod sandbox")?,
             )?,
-            running_containers: gauge("kubelet_running_containers", "Number of containers currently running", &["container_state"])?,
+            running_containers: gauge(
+                "kubelet_running_containers",
+                "Number of containers currently running",
+                &["container_state"],
+            )?,
             desired_pods: gauge(
                 "kubelet_desired_pods",
                 "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.",
@@ -175,7 +178,11 @@ impl Metrics {
                 registry,
                 Gauge::new("kubelet_pleg_last_seen_seconds", "Timestamp in seconds when PLEG was last seen active.")?,
             )?,
-            evictions: counter("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", &["eviction_signal"])?,
+            evictions: counter(
+                "kubelet_evictions",
+                "Cumulative number of pod evictions by eviction signal",
+                &["eviction_signal"],
+            )?,
             node_startup: keep(
                 registry,
                 Gauge::new("kubelet_node_startup_duration_seconds", "Duration in seconds of node startup in total.")?,
@@ -197,11 +204,6 @@ impl Metrics {
                     "The number of times lifecycle sleep handler got terminated before it finishes",
                 )?,
             )?,
-            volume_manager: gauge(
-                "volume_manager_total_volumes",
-                "Number of volumes in Volume Manager",
-                &["plugin_name", "state"],
-            )?,
             probes: counter(
                 "prober_probe_total",
                 "Cumulative number of a liveness, readiness or startup probe for a container by result.",
@@ -210,7 +212,10 @@ impl Metrics {
             node_info: keep(
                 registry,
                 GaugeVec::new(
-                    Opts::new("kubernetes_build_info", "A metric with a constant '1' value labeled by the version it was built from."),
+                    Opts::new(
+                        "kubernetes_build_info",
+                        "A metric with a constant '1' value labeled by the version it was built from.",
+                    ),
                     &["git_version", "major", "minor", "platform"],
                 )?,
             )?,

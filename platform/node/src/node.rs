@@ -6,7 +6,8 @@ use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo, Taint,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+            Taint,
         },
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
@@ -158,7 +159,7 @@ async fn images(core: &Core) -> Vec<ContainerImage> {
 }
 
 async fn conditions(core: &Core, old: &[NodeCondition]) -> Vec<NodeCondition> {
-    let now = core.ctx.clock().now();
+    let now = core.clock.now();
     let pressure = core.pressure.read().clone();
     let make = |kind: &str, holds: bool, reason: &str, message: String| {
         let status = if holds { "True" } else { "False" };
@@ -208,13 +209,18 @@ async fn troubles(core: &Core) -> Vec<String> {
     match core.runtime.status().await {
         Ok(conditions) => {
             for condition in conditions.into_iter().filter(|condition| !condition.status) {
-                troubles.push(format!("container runtime not ready: {}=false reason:{} message:{}", condition.kind, condition.reason, condition.message));
+                troubles.push(format!(
+                    "container runtime not ready: {}=false reason:{} message:{}",
+                    condition.kind, condition.reason, condition.message
+                ));
             }
         }
         Err(error) => troubles.push(format!("container runtime status check may not have completed yet: {}", error.chain())),
     }
     if let Some(message) = core.network.not_ready().await {
-        troubles.push(format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{message}"));
+        troubles.push(format!(
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{message}"
+        ));
     }
     troubles
 }
@@ -251,7 +257,7 @@ pub(crate) async fn keep_status(core: Arc<Core>) {
                     tell_changes(&core, written.as_ref(), &status);
                     written = Some(status);
                     if ready && !was_ready {
-                        core.metrics.node_startup.set(core.ctx.clock().now().duration_since(core.began_at).as_secs_f64());
+                        core.metrics.node_startup.set(core.clock.now().duration_since(core.began_at).as_secs_f64());
                     }
                     was_ready = ready;
                 }
@@ -304,7 +310,7 @@ pub(crate) async fn keep_lease(core: Arc<Core>) {
     let mut exists = false;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(7));
     loop {
-        let now = MicroTime(core.ctx.clock().now());
+        let now = MicroTime(core.clock.now());
         let result = if exists {
             let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": core.config.node_lease_duration_seconds}});
             leases.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await
@@ -415,7 +421,10 @@ mod tests {
     #[test]
     fn taints() {
         let found = taint("node-role.kubernetes.io/control-plane:NoSchedule").unwrap();
-        assert_eq!((found.key.as_str(), found.value, found.effect.as_str()), ("node-role.kubernetes.io/control-plane", None, "NoSchedule"));
+        assert_eq!(
+            (found.key.as_str(), found.value, found.effect.as_str()),
+            ("node-role.kubernetes.io/control-plane", None, "NoSchedule")
+        );
         let found = taint("a=b:NoExecute").unwrap();
         assert_eq!((found.key.as_str(), found.value.as_deref()), ("a", Some("b")));
         assert!(taint("nothing").is_none());

@@ -144,7 +144,8 @@ fn of_container(inputs: &Inputs<'_>, role: Role, container: &Container, before: 
     };
     let Some(latest) = latest else {
         let default = || {
-            let init = matches!(role, Role::Main) && inputs.pod.spec.as_ref().is_some_and(|s| s.init_containers.iter().flatten().next().is_some());
+            let init = matches!(role, Role::Main)
+                && inputs.pod.spec.as_ref().is_some_and(|s| s.init_containers.iter().flatten().next().is_some());
             Waiting { reason: if init { "PodInitializing" } else { "ContainerCreating" }.to_owned(), message: String::new() }
         };
         let was = before.and_then(|before| before.state.as_ref());
@@ -200,11 +201,13 @@ fn of_container(inputs: &Inputs<'_>, role: Role, container: &Container, before: 
             });
             if let Some(wanted) = container.resources.as_ref().filter(|r| r.requests.is_some() || r.limits.is_some()) {
                 status.allocated_resources = wanted.requests.clone();
-                status.resources = if inputs.resizing.contains(name) { before.and_then(|b| b.resources.clone()) } else { Some(wanted.clone()) };
+                status.resources =
+                    if inputs.resizing.contains(name) { before.and_then(|b| b.resources.clone()) } else { Some(wanted.clone()) };
             }
         }
         ContainerState::Exited => {
-            let again = !inputs.terminal && !inputs.terminating && actions::restarts(inputs.pod, role, container, latest.exit_code);
+            let again =
+                !inputs.terminal && !inputs.terminating && actions::restarts(inputs.pod, role, container, latest.exit_code);
             match waiting.filter(|_| again) {
                 Some(waiting) => {
                     status.state = Some(wait(waiting.clone()));
@@ -370,7 +373,9 @@ fn conditions(inputs: &Inputs<'_>, all: &[(Role, Container)], status: &PodStatus
         .map(|found| found.name.as_str())
         .collect();
     let begun = status.container_statuses.iter().flatten().any(|found| {
-        found.started == Some(true) || found.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some()) || found.last_state.is_some()
+        found.started == Some(true)
+            || found.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+            || found.last_state.is_some()
     });
     let mut initialized = make(
         "Initialized",
@@ -398,7 +403,9 @@ fn conditions(inputs: &Inputs<'_>, all: &[(Role, Container)], status: &PodStatus
     let not_ready: Option<(&str, String)> = match phase {
         "Succeeded" => Some(("PodCompleted", String::new())),
         "Failed" => Some(("PodFailed", String::new())),
-        _ if !unready.is_empty() => Some(("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))),
+        _ if !unready.is_empty() => {
+            Some(("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))))
+        }
         _ => None,
     };
     let gates: Vec<&str> = inputs
@@ -412,10 +419,8 @@ fn conditions(inputs: &Inputs<'_>, all: &[(Role, Container)], status: &PodStatus
     for gate in &gates {
         match old.iter().find(|condition| condition.type_ == *gate) {
             None => gate_messages.push(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
-            Some(condition) if condition.status != "True" => gate_messages.push(format!(
-                "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
-                condition.status
-            )),
+            Some(condition) if condition.status != "True" => gate_messages
+                .push(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", condition.status)),
             Some(_) => {}
         }
     }
@@ -572,7 +577,8 @@ pub(crate) mod tests {
 
     fn status(case: Case) -> PodStatus {
         let pod: Pod =
-            serde_json::from_value(json!({"metadata": {"name": "p", "generation": 3}, "spec": case.spec, "status": case.old})).unwrap();
+            serde_json::from_value(json!({"metadata": {"name": "p", "generation": 3}, "spec": case.spec, "status": case.old}))
+                .unwrap();
         let view = PodView::new(vec![sandbox()], case.containers);
         let waiting = case
             .waiting
@@ -676,9 +682,7 @@ pub(crate) mod tests {
     #[test]
     fn init_containers_hold_the_pod_pending() {
         use ContainerState::{Exited, Running};
-        let spec = |policy: &str| {
-            json!({"restartPolicy": policy, "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]})
-        };
+        let spec = |policy: &str| json!({"restartPolicy": policy, "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]});
         let with = |policy: &str, containers| Case { spec: spec(policy), ..case(policy, containers) };
         for (case_, expect) in [
             (with("Always", vec![container("i", Running, 0, 1)]), "Pending; Initialized=False/ContainersNotInitialized"),

@@ -20,11 +20,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-        core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount},
-    },
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount},
 };
 use kube::{
     Api,
@@ -350,7 +348,7 @@ impl Worker {
     fn check_deadline(&mut self) {
         let Some(seconds) = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds) else { return };
         let Some(start) = self.pod.status.as_ref().and_then(|status| status.start_time.clone()) else { return };
-        let active = self.core.ctx.clock().now().duration_since(start.0).as_secs();
+        let active = self.core.clock.now().duration_since(start.0).as_secs();
         if active >= seconds {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.core.recorder.normal(&Regarding::of(&*self.pod), "DeadlineExceeded", message.as_str());
@@ -411,7 +409,8 @@ impl Worker {
             self.look_after(Duration::from_secs(30));
         }
         let claims = self.claims().await;
-        let tokens: BTreeMap<TokenWanted, String> = self.tokens.iter().map(|(wanted, (token, _))| (wanted.clone(), token.clone())).collect();
+        let tokens: BTreeMap<TokenWanted, String> =
+            self.tokens.iter().map(|(wanted, (token, _))| (wanted.clone(), token.clone())).collect();
         let place = self.core.place(self.ips.as_ref().map(|(_, ips)| ips.as_slice()).unwrap_or_default());
         let (pod, objects, pod_dir) = (self.pod.clone(), objects.clone(), self.pod_dir());
         let done = tokio::task::spawn_blocking(move || {
@@ -435,7 +434,7 @@ impl Worker {
     }
 
     async fn renew_tokens(&mut self) -> Result<(), String> {
-        let now = self.core.ctx.clock().now();
+        let now = self.core.clock.now();
         let wanted = volumes::tokens_wanted(&self.pod);
         self.tokens.retain(|token, _| wanted.contains(token));
         for token in wanted {
@@ -454,7 +453,8 @@ impl Worker {
     }
 
     async fn request_token(&self, wanted: &TokenWanted, now: Timestamp) -> Result<(String, Timestamp), String> {
-        let account = self.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
+        let account =
+            self.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
         let api: Api<ServiceAccount> = Api::namespaced(self.core.client.clone(), names::namespace(&self.pod));
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -470,7 +470,8 @@ impl Worker {
             }),
             ..TokenRequest::default()
         };
-        let answer = api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|error| error.to_string())?;
+        let answer =
+            api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|error| error.to_string())?;
         let status = answer.status.ok_or("token request without an answer")?;
         let token = status.token.ok_or("token request without a token")?;
         // At 80 % of its life, at most after a day, as upstream.
@@ -510,7 +511,9 @@ impl Worker {
                 Ok(source.path.into())
             }
             (None, Some(source)) => Ok(source.path.into()),
-            (None, None) => Err(format!("persistentvolume \"{volume}\": only hostPath and local volumes are supported by this node")),
+            (None, None) => {
+                Err(format!("persistentvolume \"{volume}\": only hostPath and local volumes are supported by this node"))
+            }
         }
     }
 

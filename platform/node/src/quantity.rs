@@ -34,7 +34,11 @@ pub(crate) fn milli(text: &str) -> Option<i128> {
         "Ei" => (1000_i128 << 60, 1),
         exponent => {
             let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            if power >= 0 { (1000 * 10_i128.checked_pow(power as u32)?, 1) } else { (1000, 10_i128.checked_pow(power.unsigned_abs())?) }
+            if power >= 0 {
+                (1000 * 10_i128.checked_pow(power as u32)?, 1)
+            } else {
+                (1000, 10_i128.checked_pow(power.unsigned_abs())?)
+            }
         }
     };
     let (value, divisor) = (digits.checked_mul(times)?, below.checked_mul(over)?);

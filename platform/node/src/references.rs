@@ -69,7 +69,13 @@ impl References {
         wanted: BTreeSet<&str>,
         wake: &Arc<Notify>,
     ) where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
     {
         held.retain(|name, _| wanted.contains(name.as_str()));
         for name in wanted {
@@ -94,7 +100,13 @@ impl References {
 
     fn start<K>(&self, namespace: &str, name: &str) -> Watched<K>
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
     {
         let (sender, value) = watch::channel(None);
         let wakers: Arc<Mutex<Vec<Weak<Notify>>>> = Arc::default();

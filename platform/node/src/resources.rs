@@ -47,7 +47,8 @@ pub(crate) fn qos(pod: &Pod) -> Qos {
         _ => {}
     }
     let spec = pod.spec.as_ref();
-    if let Some(resources) = spec.and_then(|spec| spec.resources.as_ref()).filter(|r| r.limits.is_some() || r.requests.is_some()) {
+    if let Some(resources) = spec.and_then(|spec| spec.resources.as_ref()).filter(|r| r.limits.is_some() || r.requests.is_some())
+    {
         return qos_of([Some(resources)].into_iter());
     }
     qos_of(
@@ -165,16 +166,19 @@ fn hugepages(limits: Option<&BTreeMap<String, Quantity>>) -> Vec<HugepageLimit> 
 pub(crate) fn of_pod(pod: &Pod, name: &str, limits: bool) -> Option<i128> {
     let spec = pod.spec.as_ref()?;
     let overhead = get(spec.overhead.as_ref(), name).map_or(0, milli_of);
-    let level = spec.resources.as_ref().and_then(|r| if limits { get(r.limits.as_ref(), name) } else { get(r.requests.as_ref(), name) });
+    let level =
+        spec.resources.as_ref().and_then(|r| if limits { get(r.limits.as_ref(), name) } else { get(r.requests.as_ref(), name) });
     if let Some(level) = level {
         return Some(milli_of(level) + overhead);
     }
     let of = |c: &Container| (if limits { limit(c, name) } else { request(c, name) }).as_ref().map(milli_of);
     let mut unlimited = false;
-    let mut read = |c: &Container| of(c).unwrap_or_else(|| {
-        unlimited = true;
-        0
-    });
+    let mut read = |c: &Container| {
+        of(c).unwrap_or_else(|| {
+            unlimited = true;
+            0
+        })
+    };
     let (mut sidecars, mut peak) = (0, 0);
     for container in spec.init_containers.iter().flatten() {
         let value = read(container);
@@ -234,7 +238,9 @@ mod tests {
 
     #[test]
     fn cpu_to_cgroup() {
-        for (milli, shares_, quota_) in [(0, 2, 0), (1, 2, 1000), (100, 102, 10_000), (1000, 1024, 100_000), (2500, 2560, 250_000)] {
+        for (milli, shares_, quota_) in
+            [(0, 2, 0), (1, 2, 1000), (100, 102, 10_000), (1000, 1024, 100_000), (2500, 2560, 250_000)]
+        {
             assert_eq!((shares(milli), quota(milli)), (shares_, quota_), "{milli}");
         }
         assert_eq!(cgroup(Qos::Burstable, "u"), "/kubepods/burstable/podu");

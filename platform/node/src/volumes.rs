@@ -99,11 +99,8 @@ fn set_up_one(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<Ready
         (None, None) => None,
     };
     if let Some((claim, read_only)) = claim {
-        let path = sources
-            .claims
-            .get(&claim)
-            .cloned()
-            .unwrap_or_else(|| Err(format!("persistentvolumeclaim \"{claim}\" not found")))?;
+        let path =
+            sources.claims.get(&claim).cloned().unwrap_or_else(|| Err(format!("persistentvolumeclaim \"{claim}\" not found")))?;
         if !path.exists() {
             return Err(format!("path \"{}\" does not exist", path.display()));
         }
@@ -113,7 +110,12 @@ fn set_up_one(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<Ready
         return Ok(Ready::Path { path, read_only });
     }
     if let Some(source) = &volume.image {
-        return source.reference.clone().filter(|r| !r.is_empty()).map(Ready::Image).ok_or_else(|| "image volume without a reference".to_owned());
+        return source
+            .reference
+            .clone()
+            .filter(|r| !r.is_empty())
+            .map(Ready::Image)
+            .ok_or_else(|| "image volume without a reference".to_owned());
     }
     Err("no volume plugin matched: this node has emptyDir, hostPath, configMap, secret, projected, downwardAPI, image, and claims of hostPath and local volumes".to_owned())
 }

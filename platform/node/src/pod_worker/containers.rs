@@ -20,7 +20,13 @@ use crate::{
 
 impl Worker {
     /// Starts a container, or notes why it waits. Returns whether it was started.
-    pub(super) async fn start_container(&mut self, view: &PodView, sandbox: &PodSandboxStatus, name: &str, objects: &Objects) -> bool {
+    pub(super) async fn start_container(
+        &mut self,
+        view: &PodView,
+        sandbox: &PodSandboxStatus,
+        name: &str,
+        objects: &Objects,
+    ) -> bool {
         let Some((role, container)) = names::find(&self.pod, name) else { return false };
         let regarding = names::regarding(&self.pod, role, name);
         if self.backs_off(view, &container, &regarding) {
@@ -51,7 +57,7 @@ impl Worker {
         let name = &container.name;
         let Some(last) = view.latest(name).filter(|last| last.state == ContainerState::Exited) else { return false };
         let ended = last.finished_at.unwrap_or(last.created_at);
-        let now = self.core.ctx.clock().now();
+        let now = self.core.clock.now();
         let key = format!("{name}/{}", names::hash(container));
         if let Some((wait, left)) = self.backoffs.waiting(&key, ended, now) {
             let pod = names::display(&self.pod);
@@ -83,7 +89,10 @@ impl Worker {
         self.volume_images(regarding, container, objects).await?;
         let attempt = view.latest(&container.name).map_or(0, |last| last.metadata.attempt + 1);
         let target = self.target(view, &container.name);
-        let config = self.configure(role, container, attempt, &image, target, objects).await.map_err(|e| fail("CreateContainerConfigError", e))?;
+        let config = self
+            .configure(role, container, attempt, &image, target, objects)
+            .await
+            .map_err(|e| fail("CreateContainerConfigError", e))?;
         let applied = config.linux.resources.clone();
         let id = core
             .observe("create_container", core.runtime.create_container(&sandbox.id, &config))
@@ -120,14 +129,21 @@ impl Worker {
     }
 
     /// Pulls, unless the pod is to end meanwhile.
-    async fn pull(&mut self, reference: &str, policy: Option<&str>, regarding: &Regarding, objects: &Objects) -> Result<Image, Waiting> {
+    async fn pull(
+        &mut self,
+        reference: &str,
+        policy: Option<&str>,
+        regarding: &Regarding,
+        objects: &Objects,
+    ) -> Result<Image, Waiting> {
         let began = Instant::now();
         let mut news = self.mailbox.clone();
         let (core, pod) = (self.core.clone(), self.pod.clone());
         let ensure = images::ensure(&core, &pod, regarding, reference, policy, objects);
         let ends = async {
             loop {
-                if news.wait_for(|u| u.removed || u.evict.is_some() || u.pod.metadata.deletion_timestamp.is_some()).await.is_ok() {
+                if news.wait_for(|u| u.removed || u.evict.is_some() || u.pod.metadata.deletion_timestamp.is_some()).await.is_ok()
+                {
                     return;
                 }
                 std::future::pending::<()>().await;

@@ -117,8 +117,10 @@ impl Worker {
     async fn check_runtime_class(&self) -> Result<(), String> {
         let Some(name) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()) else { return Ok(()) };
         let classes: kube::Api<RuntimeClass> = kube::Api::all(self.core.client.clone());
-        let get = tokio::time::timeout(Duration::from_secs(30), classes.get_opt(&name)).await.map_err(|error| error.to_string())?;
-        let class = get.map_err(|error| error.to_string())?.ok_or_else(|| format!("RuntimeClass.node.k8s.io \"{name}\" not found"))?;
+        let get =
+            tokio::time::timeout(Duration::from_secs(30), classes.get_opt(&name)).await.map_err(|error| error.to_string())?;
+        let class =
+            get.map_err(|error| error.to_string())?.ok_or_else(|| format!("RuntimeClass.node.k8s.io \"{name}\" not found"))?;
         match class.handler.as_str() {
             "runc" | "pharos" => Ok(()),
             handler => Err(format!("no runtime for \"{handler}\" is configured")),
@@ -140,7 +142,11 @@ impl Worker {
                         remove_logs(&container.log_path).await;
                     }
                     Err(error) => {
-                        tracing::debug!(container = container.metadata.name, error = error.chain(), "cannot remove a dead container");
+                        tracing::debug!(
+                            container = container.metadata.name,
+                            error = error.chain(),
+                            "cannot remove a dead container"
+                        );
                     }
                 }
             }

@@ -1,8 +1,8 @@
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use k8s_openapi::api::core::v1::Pod;
 use pharos_client::{is_conflict, is_not_found};
 use pharos_runtime::types::ContainerState;
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ impl Worker {
                 terminating,
                 resizing: &self.resizing,
                 runtime: &self.core.runtime_name,
-                now: self.core.ctx.clock().now(),
+                now: self.core.clock.now(),
             });
             let Some(patch) = pod_status::patch(&self.pod, &wanted) else { return true };
             if self.removed {
@@ -90,16 +90,19 @@ impl Worker {
         };
         self.core.tallies.lock().insert(self.uid(), tally);
         self.core.tally();
-        let all_run = self.pod.spec.iter().flat_map(|spec| &spec.containers).all(|container| {
-            view.latest(&container.name).is_some_and(|latest| latest.state == ContainerState::Running)
-        });
+        let all_run = self
+            .pod
+            .spec
+            .iter()
+            .flat_map(|spec| &spec.containers)
+            .all(|container| view.latest(&container.name).is_some_and(|latest| latest.state == ContainerState::Running));
         if all_run && !self.running_told {
             self.running_told = true;
             let began_here = view.running().all(|container| container.created_at >= self.core.began_at);
             if began_here {
                 self.core.metrics.pod_start.observe(self.seen_at.elapsed().as_secs_f64());
                 if let Some(created) = &self.pod.metadata.creation_timestamp {
-                    let total = self.core.ctx.clock().now().duration_since(created.0).as_secs_f64().max(0.0);
+                    let total = self.core.clock.now().duration_since(created.0).as_secs_f64().max(0.0);
                     self.core.metrics.pod_start_total.observe(total);
                     self.core.metrics.pod_start_sli.observe((total - self.pulling.as_secs_f64()).max(0.0));
                 }

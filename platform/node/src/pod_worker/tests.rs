@@ -1,1 +1,107 @@
+//! A worker against a scripted runtime, network and API server.
 
+mod fake; // What it is run against.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use fake::{World, world};
+
+fn pod(policy: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "n", "uid": "u1", "resourceVersion": "1", "generation": 1},
+        "spec": {
+            "nodeName": "node",
+            "restartPolicy": policy,
+            "terminationGracePeriodSeconds": 5,
+            "initContainers": [{"name": "i", "image": "image"}],
+            "containers": [{"name": "a", "image": "image"}],
+        },
+        "status": {"phase": "Pending"},
+    })
+}
+
+async fn until(world: &World, what: &str, holds: impl Fn(&Value) -> bool) {
+    for _ in 0..2000 {
+        if holds(&world.api.pod()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never {what}: {:#}", world.api.pod()["status"]);
+}
+
+fn phase(pod: &Value) -> &str {
+    pod["status"]["phase"].as_str().unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_from_start_to_end() {
+    let world = world(pod("Always")).await;
+    let handle = world.start();
+    until(&world, "initialising", |_| world.runtime.running("i").is_some()).await;
+    assert!(world.runtime.running("a").is_none());
+    world.runtime.exit("i", 0, &handle);
+    until(&world, "running", |pod| phase(pod) == "Running").await;
+    until(&world, "ready", |pod| pod["status"]["containerStatuses"][0]["ready"] == true).await;
+    assert_eq!(world.api.pod()["status"]["podIP"], "10.42.0.2");
+
+    world.runtime.exit("a", 1, &handle);
+    until(&world, "restarted", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    world.runtime.exit("a", 1, &handle);
+    until(&world, "backing off", |pod| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff")
+        .await;
+    let message = world.api.pod()["status"]["containerStatuses"][0]["state"]["waiting"]["message"].clone();
+    assert_eq!(message, "back-off 10s restarting failed container=a pod=p_n(u1)");
+    until(&world, "restarted after the back-off", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 2).await;
+
+    world.delete(&handle, 5);
+    until(&world, "deleted", |_| world.api.is_deleted()).await;
+    assert_eq!(phase(&world.api.pod()), "Failed");
+    assert!(world.runtime.calls().iter().any(|call| call == "detach"));
+    world.gone(&handle);
+    until(&world, "forgotten", |_| world.runtime.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_pod_succeeds_and_keeps_its_status() {
+    let world = world(pod("Never")).await;
+    let handle = world.start();
+    until(&world, "initialising", |_| world.runtime.running("i").is_some()).await;
+    world.runtime.exit("i", 0, &handle);
+    until(&world, "running", |_| world.runtime.running("a").is_some()).await;
+    world.runtime.exit("a", 0, &handle);
+    until(&world, "succeeded", |pod| phase(pod) == "Succeeded").await;
+    let status = world.api.pod()["status"].clone();
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    assert!(!world.api.is_deleted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_init_container_fails_the_pod() {
+    let world = world(pod("Never")).await;
+    let handle = world.start();
+    until(&world, "initialising", |_| world.runtime.running("i").is_some()).await;
+    world.runtime.exit("i", 3, &handle);
+    until(&world, "failed", |pod| phase(pod) == "Failed").await;
+    assert!(world.runtime.running("a").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_kubelet_keeps_running_containers() {
+    let world = world(pod("Always")).await;
+    let handle = world.start();
+    until(&world, "initialising", |_| world.runtime.running("i").is_some()).await;
+    world.runtime.exit("i", 0, &handle);
+    until(&world, "running", |pod| pod["status"]["containerStatuses"][0]["ready"] == true).await;
+    let before = world.runtime.running("a");
+    drop(handle);
+    let _handle = world.start();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.runtime.running("a"), before);
+    assert_eq!(world.runtime.calls().iter().filter(|call| *call == "run_pod_sandbox").count(), 1);
+}

@@ -14,7 +14,9 @@ use super::Outcome;
 pub(crate) async fn probe(host: &str, port: u16, service: &str, timeout: Duration) -> Outcome {
     let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     match tokio::time::timeout(timeout, check(host, port, &address, service)).await {
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service \"{address}\" within {timeout:?}: context deadline exceeded")),
+        Err(_) => Outcome::Failure(format!(
+            "timeout: failed to connect service \"{address}\" within {timeout:?}: context deadline exceeded"
+        )),
         Ok(Err(error)) => Outcome::Failure(error),
         Ok(Ok(1)) => Outcome::Success,
         Ok(Ok(status)) => {

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::{
     api::core::v1::{ContainerPort, HTTPGetAction},
@@ -59,7 +59,9 @@ impl Get {
             // An empty value removes a default header.
             headers.append(name, value);
         }
-        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_str(agent).unwrap_or(HeaderValue::from_static("kube-probe/1.37")));
+        headers
+            .entry(header::USER_AGENT)
+            .or_insert(HeaderValue::from_str(agent).unwrap_or(HeaderValue::from_static("kube-probe/1.37")));
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
         Ok(Self {

@@ -165,8 +165,9 @@ impl Asker {
                 return;
             }
         }
-        let seconds = |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default));
-        let age = Duration::try_from(self.core.ctx.clock().now().duration_since(self.started_at)).unwrap_or_default();
+        let seconds =
+            |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default));
+        let age = Duration::try_from(self.core.clock.now().duration_since(self.started_at)).unwrap_or_default();
         tokio::time::sleep(seconds(self.probe.initial_delay_seconds, 0).saturating_sub(age)).await;
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
         let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
@@ -227,7 +228,9 @@ impl Asker {
             };
         }
         if let Some(action) = &self.probe.grpc {
-            let Ok(port) = u16::try_from(action.port) else { return Outcome::Unknown(format!("invalid port number: {}", action.port)) };
+            let Ok(port) = u16::try_from(action.port) else {
+                return Outcome::Unknown(format!("invalid port number: {}", action.port));
+            };
             return grpc::probe(&self.ip, port, action.service.as_deref().unwrap_or_default(), timeout).await;
         }
         Outcome::Unknown(format!("missing probe handler for {}", self.container.name))

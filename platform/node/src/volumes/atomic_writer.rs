@@ -144,7 +144,9 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Files {
-        list.iter().map(|(name, data)| ((*name).to_owned(), File { data: data.as_bytes().to_vec(), mode: 0o644, user: None })).collect()
+        list.iter()
+            .map(|(name, data)| ((*name).to_owned(), File { data: data.as_bytes().to_vec(), mode: 0o644, user: None }))
+            .collect()
     }
 
     fn read(dir: &Path) -> Vec<(String, String)> {

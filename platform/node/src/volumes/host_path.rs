@@ -31,11 +31,41 @@ pub(super) fn check(source: &HostPathVolumeSource) -> Result<(), String> {
             .open(path)
             .map(drop)
             .map_err(|error| format!("create {}: {error}", source.path)),
-        "DirectoryOrCreate" | "Directory" => if is(fs::FileType::is_dir) { Ok(()) } else { fail("a directory") },
-        "FileOrCreate" | "File" => if is(fs::FileType::is_file) { Ok(()) } else { fail("a file") },
-        "Socket" => if is(|t| t.is_socket()) { Ok(()) } else { fail("a socket file") },
-        "CharDevice" => if is(|t| t.is_char_device()) { Ok(()) } else { fail("a character device") },
-        "BlockDevice" => if is(|t| t.is_block_device()) { Ok(()) } else { fail("a block device") },
+        "DirectoryOrCreate" | "Directory" => {
+            if is(fs::FileType::is_dir) {
+                Ok(())
+            } else {
+                fail("a directory")
+            }
+        }
+        "FileOrCreate" | "File" => {
+            if is(fs::FileType::is_file) {
+                Ok(())
+            } else {
+                fail("a file")
+            }
+        }
+        "Socket" => {
+            if is(|t| t.is_socket()) {
+                Ok(())
+            } else {
+                fail("a socket file")
+            }
+        }
+        "CharDevice" => {
+            if is(|t| t.is_char_device()) {
+                Ok(())
+            } else {
+                fail("a character device")
+            }
+        }
+        "BlockDevice" => {
+            if is(|t| t.is_block_device()) {
+                Ok(())
+            } else {
+                fail("a block device")
+            }
+        }
         other => Err(format!("hostPath type {other:?} is unknown")),
     }
 }

@@ -1,6 +1,10 @@
 //! `fsGroup`: whom the files of a volume belong to (`pkg/volume/volume_linux.go`).
 
-use std::{fs, io, os::unix::fs::{MetadataExt as _, PermissionsExt as _}, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use nix::unistd::{Gid, chown};

@@ -38,16 +38,23 @@ pub(crate) fn tokens_wanted(pod: &Pod) -> Vec<TokenWanted> {
 }
 
 /// The plugin and files of a volume, if it is one of files.
-pub(super) fn of(pod: &Pod, volume: &Volume, sources: &Sources<'_>, owner: &Owner) -> Result<Option<(&'static str, Files)>, String> {
+pub(super) fn of(
+    pod: &Pod,
+    volume: &Volume,
+    sources: &Sources<'_>,
+    owner: &Owner,
+) -> Result<Option<(&'static str, Files)>, String> {
     let mode = |mode: Option<i32>| permissions(mode.unwrap_or(0o644));
     let mut files = Files::new();
     if let Some(source) = &volume.config_map {
-        let keys = Keys { items: source.items.as_deref(), mode: mode(source.default_mode), optional: source.optional.unwrap_or(false) };
+        let keys =
+            Keys { items: source.items.as_deref(), mode: mode(source.default_mode), optional: source.optional.unwrap_or(false) };
         config_map(&source.name, &keys, sources, &mut files)?;
         return Ok(Some(("configmap", files)));
     }
     if let Some(source) = &volume.secret {
-        let keys = Keys { items: source.items.as_deref(), mode: mode(source.default_mode), optional: source.optional.unwrap_or(false) };
+        let keys =
+            Keys { items: source.items.as_deref(), mode: mode(source.default_mode), optional: source.optional.unwrap_or(false) };
         secret(source.secret_name.as_deref().unwrap_or_default(), &keys, sources, &mut files)?;
         return Ok(Some(("secret", files)));
     }
@@ -115,7 +122,8 @@ fn config_map(name: &str, keys: &Keys<'_>, sources: &Sources<'_>, files: &mut Fi
         Err(_) if keys.optional => &empty,
         Err(error) => return Err(error),
     };
-    let mut data: BTreeMap<&str, &[u8]> = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes())).collect();
+    let mut data: BTreeMap<&str, &[u8]> =
+        map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes())).collect();
     data.extend(map.binary_data.iter().flatten().map(|(key, ByteString(value))| (key.as_str(), value.as_slice())));
     select(&data, keys, files).map_err(|key| format!("configmap references non-existent config key: {key}"))
 }

@@ -1,6 +1,9 @@
 //! The end of a pod's volumes: everything mounted below its directory goes, then the directory.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use nix::mount::{MntFlags, umount2};
 
