@@ -71,7 +71,7 @@ fn addresses_of_dead_sandboxes_are_found_when_needed() {
     let node = world.namespace("node");
     let state = tempfile::tempdir().unwrap();
     let network = network(state.path());
-    block(&node, || network.configure(&["10.42.5.0/29".to_owned()])).unwrap();
+    block(&node, async || network.configure(&["10.42.5.0/29".to_owned()]).await).unwrap();
     for n in 0..5 {
         attach(&node, &network, &pod(&format!("p{n}"), &world.namespace(&format!("p{n}")), None));
     }

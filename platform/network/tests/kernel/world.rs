@@ -17,14 +17,14 @@ const WAIT: Duration = Duration::from_secs(2);
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 /// Namespaces that go when it is dropped.
-pub struct World {
+pub(crate) struct World {
     prefix: String,
     namespaces: Vec<String>,
 }
 
 impl World {
     /// `None`, and loudly so, when this machine does not allow the test.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED: network tests need root");
             return None;
@@ -34,7 +34,7 @@ impl World {
     }
 
     /// A new namespace whose loopback is up.
-    pub fn namespace(&mut self, name: &str) -> PathBuf {
+    pub(crate) fn namespace(&mut self, name: &str) -> PathBuf {
         let name = format!("{}-{name}", self.prefix);
         ip(&["netns", "add", &name]);
         self.namespaces.push(name.clone());
@@ -43,7 +43,7 @@ impl World {
     }
 
     /// A node whose uplink is `address`, in the namespace `outside` at `gateway` (both /24).
-    pub fn uplink(&self, node: &Path, outside: &Path, device: &str, address: &str, gateway: &str) {
+    pub(crate) fn uplink(&self, node: &Path, outside: &Path, device: &str, address: &str, gateway: &str) {
         let (node, outside) = (file_name(node), file_name(outside));
         ip(&["-n", outside, "link", "add", device, "type", "veth", "peer", "name", "uplink", "netns", node]);
         ip(&["-n", outside, "address", "add", &format!("{gateway}/24"), "dev", device]);
@@ -62,24 +62,24 @@ impl Drop for World {
     }
 }
 
-pub fn file_name(path: &Path) -> &str {
+pub(crate) fn file_name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-pub fn ip(args: &[&str]) {
+pub(crate) fn ip(args: &[&str]) {
     let output = Command::new("ip").args(args).output().unwrap();
     assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
 /// What a program prints inside a namespace.
-pub fn output(namespace: &Path, program: &str, args: &[&str]) -> String {
+pub(crate) fn output(namespace: &Path, program: &str, args: &[&str]) -> String {
     let output = inside(namespace, || Command::new(program).args(args).output().unwrap());
     assert!(output.status.success(), "{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs `work` on a thread inside a namespace.
-pub fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
@@ -90,7 +90,7 @@ pub fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Runs a future inside a namespace.
-pub fn block<T: Send, F: Future<Output = T>>(namespace: &Path, work: impl FnOnce() -> F + Send) -> T {
+pub(crate) fn block<T: Send, F: Future<Output = T>>(namespace: &Path, work: impl FnOnce() -> F + Send) -> T {
     inside(namespace, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(work())
@@ -98,7 +98,7 @@ pub fn block<T: Send, F: Future<Output = T>>(namespace: &Path, work: impl FnOnce
 }
 
 /// Serves TCP and UDP: answers with `name` and the client's address. Ends with the process.
-pub fn serve(namespace: &Path, name: &str, port: u16) {
+pub(crate) fn serve(namespace: &Path, name: &str, port: u16) {
     let (tcp, udp) = inside(namespace, || {
         let everywhere = if Path::new("/proc/net/if_inet6").exists() {
             IpAddr::from(Ipv6Addr::UNSPECIFIED)
@@ -128,7 +128,7 @@ pub fn serve(namespace: &Path, name: &str, port: u16) {
 }
 
 /// What a TCP server answers to a client inside a namespace.
-pub fn tcp(namespace: &Path, address: &str) -> io::Result<String> {
+pub(crate) fn tcp(namespace: &Path, address: &str) -> io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
     inside(namespace, || {
         let mut stream = TcpStream::connect_timeout(&address, WAIT)?;
@@ -140,7 +140,7 @@ pub fn tcp(namespace: &Path, address: &str) -> io::Result<String> {
 }
 
 /// What a UDP server answers to a client inside a namespace.
-pub fn udp(namespace: &Path, address: &str) -> io::Result<String> {
+pub(crate) fn udp(namespace: &Path, address: &str) -> io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     inside(namespace, || {
@@ -155,7 +155,7 @@ pub fn udp(namespace: &Path, address: &str) -> io::Result<String> {
 }
 
 /// A sandbox that is not attached yet.
-pub fn pod(id: &str, netns: &Path, host_port: Option<(u16, u16)>) -> PodNetworkConfig {
+pub(crate) fn pod(id: &str, netns: &Path, host_port: Option<(u16, u16)>) -> PodNetworkConfig {
     let host_ports = host_port
         .map(|(host_port, container_port)| HostPort { protocol: "TCP".into(), host_ip: None, host_port, container_port })
         .into_iter()
@@ -171,6 +171,6 @@ pub fn pod(id: &str, netns: &Path, host_port: Option<(u16, u16)>) -> PodNetworkC
 }
 
 /// Attaches a sandbox on a node.
-pub fn attach(node: &Path, network: &impl PodNetwork, pod: &PodNetworkConfig) -> PodIps {
+pub(crate) fn attach(node: &Path, network: &impl PodNetwork, pod: &PodNetworkConfig) -> PodIps {
     block(node, || async { network.attach(pod).await }).unwrap_or_else(|error| panic!("{error}: {:?}", error.source))
 }
