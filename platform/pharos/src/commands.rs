@@ -1,6 +1,7 @@
 //! The small commands: each is a client of a running server, or looks at this machine.
 
 pub mod check;
+pub mod image;
 pub mod kubeconfig;
 pub mod logs;
 pub mod query;

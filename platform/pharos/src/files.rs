@@ -50,6 +50,28 @@ impl Layout {
         self.0.join("agent/runtime")
     }
 
+    /// What a reboot ends: sockets, mounts and records of containers. On the tmpfs `/run`, where paths of sockets are short
+    /// enough; the link `agent/run` in the data folder leads there.
+    pub fn run(&self) -> anyhow::Result<PathBuf> {
+        let data = self.0.canonicalize().with_context(|| format!("find {}", self.0.display()))?;
+        let name = if data == Path::new("/var/lib/pharos") {
+            "node".to_owned()
+        } else {
+            pharos_transport::pki::hash_of_pem(&data.display().to_string())[..7].to_owned()
+        };
+        Ok(Path::new("/run/pharos").join(name))
+    }
+
+    /// Where `pharos image` reaches the node.
+    pub fn image_socket(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.run()?.join("image.sock"))
+    }
+
+    /// Where the logs of containers lie: upstream's place, unless this is not the machine's one node.
+    pub fn pod_logs(&self) -> PathBuf {
+        if self.0 == Path::new("/var/lib/pharos") { "/var/log/pods".into() } else { self.0.join("agent/logs") }
+    }
+
     /// What the pod network keeps.
     pub fn network(&self) -> PathBuf {
         self.0.join("agent/network")

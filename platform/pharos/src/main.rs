@@ -11,6 +11,7 @@ mod server; // the big ones,
 mod node; // what both of them start on a machine,
 mod door; // how the API server is reached,
 mod join; // how a node joins,
+mod image_socket;
 mod files;
 mod logging;
 mod demo;
@@ -27,6 +28,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // A container's shim is this binary too. It must stay single-threaded, so it is told apart before anything else.
+    if let Some(code) = pharos_runtime::shim_main(std::env::args_os()) {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,7 +49,8 @@ fn run() -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Server(options) => server::run(options).await,
-            Command::Agent(_) | Command::Image { .. } => Ok(()),
+            Command::Agent(_) => anyhow::bail!("not wired"),
+            Command::Image { command } => commands::image::run(command).await,
             Command::Kubeconfig(options) => commands::kubeconfig::run(&options),
             Command::Token { command, client } => commands::token::run(command, &client).await,
             Command::Logs(options) => commands::logs::run(options).await,

@@ -1,10 +1,20 @@
 //! What a server and an agent both start on their machine: the node.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
+use pharos_network::{BridgeConfig, BridgeNetwork};
+use pharos_node::{Config, Kubelet, ServerTls};
+use pharos_runtime::{Embedded, EmbeddedConfig, Runtime};
+use pharos_telemetry::{Registries, Supervisor};
+use pharos_transport::pki::Identity;
+use rustls::RootCertStore;
 
-use crate::cli::NodeOptions;
+use crate::{cli::NodeOptions, files::Layout, image_socket::ImageSocket, join::Cluster};
 
 /// This node's name: as asked for, or the host's, in lower case as node names are.
 pub fn name(options: &NodeOptions) -> anyhow::Result<String> {
@@ -28,4 +38,81 @@ pub fn address(options: &NodeOptions) -> anyhow::Result<IpAddr> {
     let chosen = socket.connect(outside).and_then(|()| socket.local_addr());
     let chosen = chosen.context("this machine has no default route: say with --node-ip which address other nodes reach it at")?;
     Ok(chosen.ip())
+}
+
+/// What the node of a machine is started with.
+pub struct Machine<'a> {
+    pub options: &'a NodeOptions,
+    pub name: String,
+    pub address: IpAddr,
+    pub cluster: Cluster,
+    /// Acts as `system:node:NAME`.
+    pub client: kube::Client,
+    /// Acts as the cluster DNS; `None`: not here.
+    pub dns: Option<kube::Client>,
+    /// Acts as the service proxy; `None`: not here.
+    pub proxy: Option<kube::Client>,
+    /// The kubelet's serving certificate.
+    pub serving: Arc<Identity>,
+    /// The CA of those who may ask the kubelet.
+    pub client_roots: Arc<RootCertStore>,
+}
+
+/// Starts runtime, pod network, service proxy, DNS and kubelet, in this order.
+pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    let layout = Layout(machine.options.data_dir.clone());
+    let runtime = runtime(machine.options, &layout, registries).await?;
+    supervisor.start(ImageSocket { path: layout.image_socket()?, runtime: runtime.clone() }).await?;
+
+    let cidrs = machine.cluster.cluster_cidr.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?;
+    let network = Arc::new(BridgeNetwork::new(BridgeConfig::new(layout.network(), cidrs)));
+
+    let config = Config {
+        node_name: machine.name.clone(),
+        node_ips: vec![machine.address],
+        node_labels: labels(&machine.options.node_label)?,
+        register_with_taints: machine.options.node_taint.clone(),
+        root_dir: layout.kubelet(),
+        pod_log_dir: layout.pod_logs(),
+        port: machine.options.kubelet_port,
+        cluster_dns: vec![machine.cluster.cluster_dns.to_string()],
+        cluster_domain: machine.cluster.cluster_domain.clone(),
+        ..Config::default()
+    };
+    let tls = ServerTls { certificate: machine.serving, client_roots: machine.client_roots };
+    let kubelet = Kubelet::new(config, machine.client, runtime, network, Some(tls), &registries.of("kubelet"))?;
+    supervisor.start(kubelet).await?;
+    Ok(())
+}
+
+async fn runtime(options: &NodeOptions, layout: &Layout, _registries: &Registries) -> anyhow::Result<Arc<dyn Runtime>> {
+    let state = layout.run()?;
+    crate::files::private_folder(&state)?;
+    let link = layout.0.join("agent/run");
+    if std::fs::read_link(&link).ok().as_deref() != Some(&state) {
+        std::fs::create_dir_all(layout.0.join("agent"))?;
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&state, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    match options.runtime {
+        crate::cli::Runtime::Embedded => {
+            let config = EmbeddedConfig {
+                root: layout.runtime(),
+                state,
+                insecure_registries: options.insecure_registry.clone(),
+                ..EmbeddedConfig::default()
+            };
+            Ok(Arc::new(Embedded::open(config).await.context("open the container runtime")?))
+        }
+        crate::cli::Runtime::Docker => anyhow::bail!("--runtime docker is not wired"),
+    }
+}
+
+/// Reads KEY=VALUE pairs.
+fn labels(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let read = |pair: &String| {
+        let (key, value) = pair.split_once('=').with_context(|| format!("--node-label {pair}: not written KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    pairs.iter().map(read).collect()
 }

@@ -55,6 +55,21 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         supervisor.start(Scheduler::new(client, &registries.of("kube-scheduler"))?).await?;
     }
 let _ = records;
+    if runs(Part::Agent) {
+        let client = clients.of(UserInfo::new(format!("system:node:{}", plan.node), ["system:nodes", "system:authenticated"]));
+        let machine = node::Machine {
+            options: &plan.options.node,
+            name: plan.node.clone(),
+            address: plan.address,
+            cluster: plan.cluster.clone(),
+            client,
+            dns: runs(Part::Dns).then(|| clients.service_account("kube-system", "coredns")),
+            proxy: runs(Part::Proxy).then(|| clients.of(UserInfo::new("system:kube-proxy", ["system:authenticated"]))),
+            serving: keys.kubelet.clone(),
+            client_roots: keys.ca.roots(),
+        };
+        node::start(machine, &registries, &mut supervisor).await?;
+    }
     tracing::info!(kubeconfig = %plan.options.write_kubeconfig.display(), "running");
 
     wait_for_signal().await?;

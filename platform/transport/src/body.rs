@@ -2,6 +2,7 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -105,6 +106,9 @@ impl Body {
 
     /// Reads the whole body.
     ///
+    /// What is too large is still read to its end, within bounds: a client that is reset while it sends does not read the
+    /// answer that says why.
+    ///
     /// # Errors
     ///
     /// If it is larger than `limit_bytes`, or breaks off.
@@ -117,6 +121,7 @@ impl Body {
             Kind::Stream(body) => body,
         };
         if body.size_hint().lower() > limit_bytes as u64 {
+            drain(body).await;
             return Err(too_large());
         }
         let mut first = Bytes::new();
@@ -124,6 +129,7 @@ impl Body {
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
             if first.len() + joined.len() + data.len() > limit_bytes {
+                drain(body).await;
                 return Err(too_large());
             }
             if joined.is_empty() && first.is_empty() {
@@ -186,6 +192,24 @@ impl fmt::Debug for Body {
             Kind::Stream(_) => f.write_str("Body(stream)"),
         }
     }
+}
+
+/// How much of a body that nobody wants is read, and for how long.
+const DRAIN_BYTES: usize = 64 << 20;
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Reads on and forgets.
+async fn drain(mut body: impl http_body::Body<Data = Bytes> + Unpin) {
+    let mut left = DRAIN_BYTES;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, reading).await;
 }
 
 impl From<Bytes> for Body {

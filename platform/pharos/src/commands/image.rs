@@ -1,0 +1,113 @@
+//! `pharos image`: the images of a running node, and the image of this very program.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use pharos_runtime::{image, types::ImageConfig};
+
+use crate::{
+    cli::{ImageCommand, ImageOptions},
+    commands::say,
+    files::Layout,
+    image_socket::{Answer, Ask, Row, ask},
+};
+
+pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Load { archives, options } => {
+            for archive in archives {
+                load(&archive, &options).await?;
+            }
+        }
+        ImageCommand::Ls { options, quiet } => {
+            let rows = images(&options, &Ask::List).await?;
+            if !quiet {
+                say(&format!("{:<56} {:<14} {:>10}", "IMAGE", "ID", "SIZE"));
+            }
+            for row in rows {
+                let id = row.id.trim_start_matches("sha256:");
+                for name in if row.names.is_empty() { vec!["<none>".to_owned()] } else { row.names } {
+                    if quiet {
+                        say(&name);
+                    } else {
+                        say(&format!("{name:<56} {:<14} {:>10}", &id[..id.len().min(12)], size(row.size_bytes)));
+                    }
+                }
+            }
+        }
+        ImageCommand::Rm { images, options } => {
+            for name in images {
+                match ask(&Layout(options.data_dir.clone()).image_socket()?, &Ask::Remove(name.clone())).await? {
+                    Answer::Removed => say(&format!("removed {name}")),
+                    Answer::Failed(why) => bail!("{name}: {why}"),
+                    Answer::Images(_) => bail!("the node answered something else"),
+                }
+            }
+        }
+        ImageCommand::BuildDemo { output, tag } => {
+            let tag_ = tag.clone();
+            tokio::task::spawn_blocking(move || build_demo(&output, tag_)).await??;
+            say(&format!("built {tag}"));
+        }
+    }
+    Ok(())
+}
+
+async fn load(archive: &Path, options: &ImageOptions) -> anyhow::Result<()> {
+    // The node reads the archive itself, so it must be a file.
+    let standard_input = (archive == Path::new("-")).then(|| std::env::temp_dir().join(format!("pharos-load-{}", std::process::id())));
+    if let Some(copy) = &standard_input {
+        std::io::copy(&mut std::io::stdin().lock(), &mut std::fs::File::create(copy)?).context("copy standard input")?;
+    }
+    let path = standard_input.clone().unwrap_or_else(|| archive.to_owned());
+    let path: PathBuf = path.canonicalize().with_context(|| format!("read {}", archive.display()))?;
+    let loaded = images(options, &Ask::Load(path)).await;
+    if let Some(copy) = standard_input {
+        let _ = std::fs::remove_file(copy);
+    }
+    for row in loaded? {
+        say(&format!("loaded {}", if row.names.is_empty() { row.id } else { row.names.join(" ") }));
+    }
+    Ok(())
+}
+
+async fn images(options: &ImageOptions, what: &Ask) -> anyhow::Result<Vec<Row>> {
+    match ask(&Layout(options.data_dir.clone()).image_socket()?, what).await? {
+        Answer::Images(rows) => Ok(rows),
+        Answer::Failed(why) => bail!("{why}"),
+        Answer::Removed => bail!("the node answered something else"),
+    }
+}
+
+/// An image of this program and the libraries that it needs, whose entry point is the demo.
+fn build_demo(output: &Path, tag: String) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("find this program")?;
+    let text = |items: &[&str]| items.iter().map(|i| (*i).to_owned()).collect();
+    let mut build = image::BuildImage {
+        name: tag,
+        files: vec![
+            image::BuildFile::Content {
+                to: "/etc/passwd".into(),
+                bytes: b"root:x:0:0:root:/:/pharos\nnobody:x:65534:65534:nobody:/:/pharos\n".to_vec(),
+                mode: 0o644,
+            },
+            image::BuildFile::Content { to: "/etc/group".into(), bytes: b"root:x:0:\nnogroup:x:65534:\n".to_vec(), mode: 0o644 },
+            image::BuildFile::Content { to: "/etc/nsswitch.conf".into(), bytes: b"hosts: files dns\n".to_vec(), mode: 0o644 },
+            image::BuildFile::Directory { at: "/tmp".into(), mode: 0o1777 },
+        ],
+        config: ImageConfig {
+            entrypoint: text(&["/pharos", "demo"]),
+            exposed_ports: text(&["8080/tcp"]),
+            user: "65534:65534".into(),
+            working_dir: "/".into(),
+            ..ImageConfig::default()
+        },
+    };
+    build.add_program(&program, Path::new("/pharos"))?;
+    image::build(&build, output).with_context(|| format!("write {}", output.display()))
+}
+
+fn size(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / (1 << 20) as f64;
+    if mebibytes >= 1024.0 { format!("{:.1} GiB", mebibytes / 1024.0) } else { format!("{mebibytes:.1} MiB") }
+}
