@@ -49,8 +49,9 @@ impl Net {
     /// A command on a machine, counted from 0.
     #[must_use]
     pub fn command(&self, machine: usize, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.machines[machine], program]);
+        // Not `ip netns exec`, which mounts another /sys without control groups.
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.machines[machine]), program]);
         command
     }
 
