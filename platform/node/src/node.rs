@@ -240,11 +240,13 @@ fn essence(status: &NodeStatus) -> serde_json::Value {
 /// Keeps the Node's status true: writes it when it has changed, and at least every five minutes.
 pub(crate) async fn keep_status(core: Arc<Core>) {
     let mut written: Option<NodeStatus> = None;
+    // Since when conditions hold is not forgotten with a restart.
+    let before = api(&core).get_opt(&core.config.node_name).await.ok().flatten().and_then(|node| node.status);
     let report = Duration::from_secs(core.config.node_status_report_seconds.max(1));
     let mut due = Instant::now();
     let mut was_ready = false;
     loop {
-        let status = status(&core, written.as_ref()).await;
+        let status = status(&core, written.as_ref().or(before.as_ref())).await;
         let changed = written.as_ref().is_none_or(|written| essence(written) != essence(&status));
         let mut next = due;
         if changed || Instant::now() >= due {

@@ -254,6 +254,8 @@ fn wait(waiting: Waiting) -> ApiState {
 
 fn terminated(inputs: &Inputs<'_>, instance: &ContainerStatus) -> ContainerStateTerminated {
     let message = inputs.messages.get(&instance.id).cloned().filter(|text| !text.is_empty());
+    // Its file is gone with the volumes, or the kubelet was restarted since.
+    let message = message.or_else(|| told_before(inputs.pod, &instance.id));
     ContainerStateTerminated {
         container_id: Some(format!("{}://{}", inputs.runtime, instance.id)),
         exit_code: instance.exit_code,
@@ -268,6 +270,21 @@ fn terminated(inputs: &Inputs<'_>, instance: &ContainerStatus) -> ContainerState
         started_at: instance.started_at.or(Some(instance.created_at)).map(Time),
         finished_at: instance.finished_at.or(instance.started_at).or(Some(instance.created_at)).map(Time),
     }
+}
+
+/// The message the status has for an instance already.
+fn told_before(pod: &Pod, id: &str) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .chain(&status.ephemeral_container_statuses)
+        .flatten();
+    all.flat_map(|status| [&status.state, &status.last_state])
+        .filter_map(|state| state.as_ref()?.terminated.as_ref())
+        .find(|terminated| terminated.container_id.as_deref().is_some_and(|full| full.ends_with(id)))
+        .and_then(|terminated| terminated.message.clone())
 }
 
 fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {

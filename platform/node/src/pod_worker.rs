@@ -274,7 +274,7 @@ impl Worker {
         let wanted = objects::references(&self.pod);
         self.core.references.clone().follow(&mut self.held, names::namespace(&self.pod), &wanted, &self.wake);
         let objects = self.held.objects().await;
-        self.find_addresses(&view).await;
+        self.find_addresses(&view).await?;
         self.start_probes(&view);
         let actions = actions::compute(&self.pod, &view, self.ips.is_some(), &|id| self.probers.health(id));
         if actions.kill_pod && actions.create_sandbox.is_none() && actions.start.is_empty() && !view.sandboxes.is_empty() {
@@ -286,7 +286,7 @@ impl Worker {
         }
         let result = self.act(&view, &actions, &objects).await;
         view = self.core.view(names::uid(&self.pod)).await.map_err(|error| error.chain())?;
-        self.find_addresses(&view).await;
+        self.find_addresses(&view).await?;
         self.start_probes(&view);
         self.collect(&view).await;
         self.resize(&view).await;
@@ -399,7 +399,8 @@ impl Worker {
     async fn set_up_volumes(&mut self, objects: &objects::Objects) -> Result<(), String> {
         let regarding = Regarding::of(&*self.pod);
         if let Err(error) = self.renew_tokens().await {
-            let message = format!("MountVolume.SetUp failed for volume \"kube-api-access\" : failed to fetch token: {error}");
+            let name = token_volume(&self.pod);
+            let message = format!("MountVolume.SetUp failed for volume {name:?} : failed to fetch token: {error}");
             if self.volumes.is_empty() {
                 self.core.recorder.warning(&regarding, "FailedMount", message.as_str());
                 return Err(message);
@@ -520,6 +521,13 @@ impl Worker {
     /// Ends the pod and cleans up; then, if its object is to go, tells the API server that it may.
     async fn end(&mut self) -> Result<Step, String> {
         if !self.finished {
+            if self.ips.is_none() {
+                // For preStop hooks, after a restart.
+                let view = self.core.view(names::uid(&self.pod)).await.map_err(|error| error.chain())?;
+                if let Err(error) = self.find_addresses(&view).await {
+                    tracing::debug!(error, "hooks go without the pod's address");
+                }
+            }
             self.kill_all().await?;
             let view = self.core.view(names::uid(&self.pod)).await.map_err(|error| error.chain())?;
             self.probers.retain(|_| false);
@@ -591,4 +599,13 @@ impl Worker {
         self.core.tally();
         Ok(())
     }
+}
+
+/// The volume that asks for a token, for messages.
+fn token_volume(pod: &Pod) -> &str {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut asking = volumes.filter(|volume| {
+        volume.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|source| source.service_account_token.is_some())
+    });
+    asking.next().map(|volume| volume.name.as_str()).unwrap_or_default()
 }

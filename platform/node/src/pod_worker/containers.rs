@@ -18,6 +18,9 @@ use crate::{
     volumes::{self, Ready},
 };
 
+/// A container that could not be made or started is tried again so soon (`backOffPeriod`).
+const FAILED_START: Duration = Duration::from_secs(10);
+
 impl Worker {
     /// Starts a container, or notes why it waits. Returns whether it was started.
     pub(super) async fn start_container(
@@ -45,6 +48,9 @@ impl Worker {
                 true
             }
             Err(waiting) => {
+                if !waiting.reason.contains("Image") {
+                    self.look_after(FAILED_START);
+                }
                 self.core.metrics.started_containers_errors.with_label_values(&[kind, &waiting.reason]).inc();
                 self.waiting.insert(name.to_owned(), waiting);
                 false

@@ -13,28 +13,31 @@ impl Worker {
         self.pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
     }
 
-    /// Learns the addresses of the ready sandbox.
-    pub(super) async fn find_addresses(&mut self, view: &PodView) {
+    /// Learns the addresses of the ready sandbox; one that is not connected, though containers run in it, is connected again.
+    ///
+    /// An error says that nobody knows, and nothing may be concluded from it.
+    pub(super) async fn find_addresses(&mut self, view: &PodView) -> Result<(), String> {
         let Some(sandbox) = view.ready_sandbox() else {
             self.ips = None;
-            return;
+            return Ok(());
         };
         if self.ips.as_ref().is_some_and(|(id, _)| *id == sandbox.id) {
-            return;
+            return Ok(());
         }
-        let ips = if self.host_network() {
-            Some(self.core.node_ips.clone())
-        } else {
-            match tokio::time::timeout(NETWORK_DEADLINE, self.core.network.status(&network_config(sandbox))).await {
-                Ok(Ok(ips)) => ips,
-                Ok(Err(error)) => {
-                    tracing::warn!(error = chain(&error), "cannot tell the pod's addresses");
-                    None
-                }
-                Err(_) => None,
-            }
-        };
+        if self.host_network() {
+            self.set_addresses(Some((sandbox.id.clone(), self.core.node_ips.clone())));
+            return Ok(());
+        }
+        let network = network_config(sandbox);
+        let late = |_| "ask for the pod's addresses: no answer".to_owned();
+        let status = tokio::time::timeout(NETWORK_DEADLINE, self.core.network.status(&network)).await.map_err(late)?;
+        let mut ips = status.map_err(|error| format!("ask for the pod's addresses: {}", chain(&error)))?;
+        if ips.is_none() && view.running().next().is_some() {
+            let attached = tokio::time::timeout(NETWORK_DEADLINE, self.core.network.attach(&network)).await.map_err(late)?;
+            ips = Some(attached.map_err(|error| format!("connect the pod again: {}", chain(&error)))?);
+        }
         self.set_addresses(ips.filter(|ips| !ips.is_empty()).map(|ips| (sandbox.id.clone(), ips)));
+        Ok(())
     }
 
     fn set_addresses(&mut self, ips: Option<(String, Vec<IpAddr>)>) {
@@ -171,14 +174,12 @@ pub(crate) async fn stop_sandbox(core: &crate::core::Core, sandbox: &PodSandboxS
             .map_err(|_| "detach the network: no answer".to_owned())?
             .map_err(|error| format!("detach the network: {}", chain(&error)))?;
     }
-    if sandbox.state == PodSandboxState::Ready {
-        match core.observe("stop_podsandbox", core.runtime.stop_pod_sandbox(&sandbox.id)).await {
-            Ok(()) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(format!("stop sandbox: {}", error.chain())),
-        }
+    // One that is down may still have containers.
+    match core.observe("stop_podsandbox", core.runtime.stop_pod_sandbox(&sandbox.id)).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(format!("stop sandbox: {}", error.chain())),
     }
-    Ok(())
 }
 
 /// Removes a log and its rotated parts.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::*;
 use fake::{World, world};
 
 fn pod(policy: &str) -> Value {
