@@ -152,6 +152,22 @@ pub(crate) fn join(path: &str, pid: i32) -> Result<()> {
     Ok(())
 }
 
+/// The cgroup a process is in, by the memory controller.
+pub(crate) fn path_of(pid: i32) -> Result<String> {
+    let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).context(|| format!("read cgroups of process {pid}"))?;
+    let unified = matches!(Hierarchies::get(), Hierarchies::V2(_));
+    table
+        .lines()
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .find(
+            |(controllers, _)| {
+                if unified { controllers.is_empty() } else { controllers.split(',').any(|name| name == "memory") }
+            },
+        )
+        .map(|(_, path)| path.to_owned())
+        .ok_or_else(|| Error::not_found("cgroup", format!("of process {pid}")))
+}
+
 /// The `cgroup.procs` files of the cgroups a process is in.
 pub(crate) fn procs_files_of(pid: i32) -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).context(|| format!("read cgroups of process {pid}"))?;

@@ -930,7 +930,7 @@ fn check_sandbox(config: &PodSandboxConfig) -> Result<()> {
     Ok(())
 }
 
-fn resolv_conf(dns: &DnsConfig) -> String {
+pub(crate) fn resolv_conf(dns: &DnsConfig) -> String {
     let mut text = String::new();
     if !dns.searches.is_empty() {
         text.push_str(&format!("search {}\n", dns.searches.join(" ")));

@@ -4,13 +4,17 @@
 //! and nothing of the API server; networks are attached by others to the namespace a sandbox gives.
 
 mod cgroup; // Control groups,
-pub mod embedded; // the default runtime,
+pub mod docker; // Docker as the runtime,
+pub mod embedded; // the default one,
 mod error; // what can go wrong,
 pub mod image; // images,
+mod instrumented; // measured calls,
 mod runtime; // the trait,
 mod spec; // what a container is to the kernel,
 pub mod types; // and the trait's messages.
 
+pub use docker::{Docker, DockerConfig};
 pub use embedded::{Embedded, EmbeddedConfig, shim_main};
 pub use error::{Error, Result};
+pub use instrumented::{Instrumented, Metrics};
 pub use runtime::Runtime;

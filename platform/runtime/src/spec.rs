@@ -286,7 +286,7 @@ pub(crate) fn allowed_oom_score(wanted: i32) -> i32 {
     wanted.max(own)
 }
 
-fn apparmor(profile: &SecurityProfile, privileged: bool) -> Result<Option<String>> {
+pub(crate) fn apparmor(profile: &SecurityProfile, privileged: bool) -> Result<Option<String>> {
     let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
     match profile {
         _ if privileged => Ok(None),

@@ -84,6 +84,14 @@ impl LogWriter {
         self.flush();
     }
 
+    /// Writes one line, or a part of one, that is known as such.
+    pub(crate) fn line(&mut self, source: Source, tag: char, line: &[u8], at: Timestamp) {
+        if self.file.is_some() {
+            self.entry(source, tag, line, at);
+            self.flush();
+        }
+    }
+
     /// Ends a stream: what is left of its last line is a line.
     pub(crate) fn finish(&mut self, source: Source, now: Timestamp) {
         let pending = std::mem::take(&mut self.pending[source as usize]);

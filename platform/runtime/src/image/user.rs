@@ -21,7 +21,8 @@ pub(crate) fn resolve(rootfs: &Path, image_user: &str, context: &LinuxContainerS
     resolve_in(&passwd, &group, image_user, context)
 }
 
-fn resolve_in(
+/// Resolves the user of a container from the text of both files.
+pub(crate) fn resolve_in(
     passwd: &str,
     group: &str,
     image_user: &str,
