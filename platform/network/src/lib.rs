@@ -11,10 +11,14 @@ mod nft; // and its rules;
 mod pod_network; // what the kubelet calls,
 mod addresses; // who has which address,
 mod pod_rules; // how pods leave the node and are reached through it,
-mod bridge; // and how they are connected.
+mod bridge; // how they are connected,
+mod routes; // how they reach those of other nodes,
+mod proxy; // and how Services lead to them.
 
 pub use bridge::BridgeNetwork;
 pub use cidr::{BadCidr, Cidr};
 pub use config::{Backend, BridgeConfig};
 pub use error::{Error, Result};
 pub use pod_network::{HostPort, PodIps, PodNetwork, PodNetworkConfig, PodNetworkError};
+pub use proxy::{ProxyConfig, ProxyMode, ServiceProxy};
+pub use routes::{PodRoutes, RoutesConfig, VTEP_MAC};

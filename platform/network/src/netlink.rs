@@ -195,6 +195,14 @@ pub(crate) async fn uplink(handle: &Handle) -> Result<Option<LinkMessage>> {
     Ok(None)
 }
 
+/// The interface that has an address.
+pub(crate) async fn interface_with(handle: &Handle, address: IpAddr) -> Result<Option<LinkMessage>> {
+    let request = handle.address().get().set_address_filter(address);
+    let found: Vec<_> = request.execute().try_collect().await.doing(|| format!("look for address {address}"))?;
+    let Some(index) = found.first().map(|m| m.header.index) else { return Ok(None) };
+    handle.link().get().match_index(index).execute().try_next().await.doing(|| format!("look for the interface of {address}"))
+}
+
 /// Writes a kernel setting of the caller's network namespace, such as `net/ipv4/ip_forward`, if it has another value.
 pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys").join(name);
