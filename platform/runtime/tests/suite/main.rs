@@ -2,13 +2,14 @@
 
 mod bench;
 mod behaviours;
+mod dockerd;
 mod registry;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bench::{Bench, Outcome};
-use pharos_runtime::{Embedded, EmbeddedConfig, Runtime};
+use pharos_runtime::{Docker, DockerConfig, Embedded, EmbeddedConfig, Runtime};
 
 fn main_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a tokio runtime")
@@ -79,4 +80,35 @@ fn embedded_runtime() {
     let _ = std::fs::remove_dir_all(&dir);
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(left, Vec::<String>::new(), "left behind");
+}
+
+#[test]
+fn docker_runtime() {
+    if !is_root() {
+        return;
+    }
+    if !std::path::Path::new("/usr/sbin/dockerd").exists() {
+        eprintln!("SKIPPED: the runtime suite needs dockerd (Debian: docker.io)");
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("pharos-docker-{}", std::process::id()));
+    let daemon = dockerd::Dockerd::start(&dir).expect("dockerd starts");
+    let config = DockerConfig {
+        socket: daemon.socket.clone(),
+        state: dir.join("state"),
+        cgroup_parent: format!("/pharos-test-{}", std::process::id()),
+    };
+    let failed = main_runtime().block_on(async {
+        let parent = config.cgroup_parent.clone();
+        let open = move || {
+            let config = config.clone();
+            Box::pin(async move { Docker::open(config).await.map(|runtime| Arc::new(runtime) as Arc<dyn Runtime>) })
+                as bench::Opening
+        };
+        let mut bench = Bench::new(dir.clone(), parent, Box::new(open)).await.expect("the runtime opens");
+        run_all(&mut bench).await
+    });
+    drop(daemon);
+    let _ = std::fs::remove_dir_all(&dir);
+    assert!(failed.is_empty(), "{failed:#?}");
 }

@@ -43,7 +43,12 @@ impl Registry {
                 let (files, digest, credentials) = (Arc::clone(&files), Arc::clone(&digest), credentials.clone());
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
+                    // Docker tries TLS first; that is no request.
+                    if stream.fill_buf().await.map_or(true, |bytes| bytes.first() == Some(&0x16)) {
+                        return;
+                    }
                     loop {
+                        let mut head_only = false;
                         let (mut path, mut allowed) = (String::new(), credentials.is_none());
                         loop {
                             let mut line = String::new();
@@ -51,6 +56,7 @@ impl Registry {
                                 return;
                             }
                             if path.is_empty() {
+                                head_only = line.starts_with("HEAD ");
                                 path = line.split(' ').nth(1).unwrap_or_default().to_owned();
                             }
                             if let Some(credentials) = &credentials {
@@ -86,7 +92,9 @@ impl Registry {
                             "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{challenge}{content}Content-Length: {}\r\n\r\n",
                             body.len()
                         );
-                        if stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(body).await.is_err() {
+                        if stream.write_all(head.as_bytes()).await.is_err()
+                            || (!head_only && stream.write_all(body).await.is_err())
+                        {
                             return;
                         }
                     }
