@@ -115,10 +115,9 @@ async fn read(core: &Core) -> BTreeMap<&'static str, Reading> {
         readings.insert("imagefs.inodesFree", Reading { available: info.inodes_free, capacity: info.inodes });
     }
     let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let threads = std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| {
-        let field = text.split_whitespace().nth(3)?.split_once('/')?.1.parse::<u64>().ok();
-        field
-    });
+    let threads = std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(3)?.split_once('/')?.1.parse::<u64>().ok());
     if let (Some(limit), Some(threads)) = (number("/proc/sys/kernel/pid_max"), threads) {
         readings.insert("pid.available", Reading { available: limit.saturating_sub(threads), capacity: limit });
     }

@@ -385,7 +385,7 @@ fn conditions(inputs: &Inputs<'_>, all: &[(Role, Container)], status: &PodStatus
         .flatten()
         .filter(|found| match role(&found.name) {
             Some(Role::Sidecar) => found.started != Some(true),
-            _ => !found.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0),
+            _ => found.state.as_ref().and_then(|s| s.terminated.as_ref()).is_none_or(|t| t.exit_code != 0),
         })
         .map(|found| found.name.as_str())
         .collect();

@@ -1,3 +1,5 @@
+use std::cmp::Reverse;
+
 use pharos_runtime::types::{ContainerState, ContainerStatus, PodSandboxState, PodSandboxStatus};
 
 /// What the runtime has of a pod; newest first.
@@ -12,8 +14,8 @@ pub(crate) struct PodView {
 impl PodView {
     /// From the runtime's lists, in any order.
     pub(crate) fn new(mut sandboxes: Vec<PodSandboxStatus>, mut containers: Vec<ContainerStatus>) -> Self {
-        sandboxes.sort_by(|a, b| (b.metadata.attempt, b.created_at).cmp(&(a.metadata.attempt, a.created_at)));
-        containers.sort_by(|a, b| (b.created_at, b.metadata.attempt).cmp(&(a.created_at, a.metadata.attempt)));
+        sandboxes.sort_by_key(|sandbox| Reverse((sandbox.metadata.attempt, sandbox.created_at)));
+        containers.sort_by_key(|container| Reverse((container.created_at, container.metadata.attempt)));
         Self { sandboxes, containers }
     }
 

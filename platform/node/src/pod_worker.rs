@@ -477,7 +477,7 @@ impl Worker {
         let token = status.token.ok_or("token request without a token")?;
         // At 80 % of its life, at most after a day, as upstream.
         let life = status.expiration_timestamp.map_or(wanted.expiration_seconds, |at| at.0.duration_since(now).as_secs()).max(0);
-        let wait = (life * 8 / 10).min(24 * 3600).max(1);
+        let wait = (life * 8 / 10).clamp(1, 24 * 3600);
         Ok((token, now + jiff::SignedDuration::from_secs(wait)))
     }
 

@@ -59,7 +59,7 @@ pub(crate) fn value_of(quantity: &Quantity) -> i64 {
 
 /// Bytes as a quantity, in `Ki` where that is exact.
 pub(crate) fn bytes(value: u64) -> Quantity {
-    Quantity(if value > 0 && value % 1024 == 0 { format!("{}Ki", value / 1024) } else { value.to_string() })
+    Quantity(if value > 0 && value.is_multiple_of(1024) { format!("{}Ki", value / 1024) } else { value.to_string() })
 }
 
 /// Thousandths of a CPU as a quantity.

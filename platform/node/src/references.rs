@@ -23,13 +23,16 @@ use crate::objects::{Kind, Objects, Reference};
 /// How long the first answer about an object is waited for.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
+/// The watches of one kind, by namespace and name. Locked for a look or a change only.
+type All<K> = Mutex<HashMap<(String, String), Weak<Watched<K>>>>;
+
 /// The watches of all pods. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct References {
     ctx: Ctx,
     client: Client,
-    maps: Arc<Mutex<HashMap<(String, String), Weak<Watched<ConfigMap>>>>>,
-    secrets: Arc<Mutex<HashMap<(String, String), Weak<Watched<Secret>>>>>,
+    maps: Arc<All<ConfigMap>>,
+    secrets: Arc<All<Secret>>,
 }
 
 /// What one pod holds on to. Dropping it ends the watches nobody else needs.
@@ -63,7 +66,7 @@ impl References {
 
     fn follow_kind<K>(
         &self,
-        all: &Mutex<HashMap<(String, String), Weak<Watched<K>>>>,
+        all: &All<K>,
         held: &mut HashMap<String, Arc<Watched<K>>>,
         namespace: &str,
         wanted: BTreeSet<&str>,

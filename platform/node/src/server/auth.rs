@@ -30,11 +30,14 @@ pub(crate) struct User {
     groups: Vec<String>,
 }
 
+/// User, groups, verb, subresource.
+type Question = (String, Vec<String>, &'static str, &'static str);
+
 /// Decides who may do what here.
 pub(crate) struct Auth {
     client: Client,
     tokens: Mutex<HashMap<String, (User, Instant)>>,
-    verdicts: Mutex<HashMap<(String, Vec<String>, &'static str, &'static str), (bool, Instant)>>,
+    verdicts: Mutex<HashMap<Question, (bool, Instant)>>,
 }
 
 impl Auth {
