@@ -212,3 +212,6 @@ impl Upstreams {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

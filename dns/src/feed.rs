@@ -35,6 +35,8 @@ pub(crate) struct Feed {
     pub namespaces: Informer<Namespace>,
     /// If pods are verified.
     pub pods: Option<Informer<Pod>>,
+    /// No watch feeds it: what it holds is all there is.
+    detached: bool,
 }
 
 /// What has changed since the last snapshot: at most each object once, however often it changes.
@@ -63,6 +65,7 @@ impl Feed {
             slices: Informer::start(ctx, Api::all(client.clone()), config().labels(SERVICE_NAME)),
             namespaces: Informer::start(ctx, Api::all(client.clone()), config()),
             pods: (pods == Pods::Verified).then(|| Informer::start(ctx, Api::all(client.clone()), config())),
+            detached: false,
         }
     }
 
@@ -74,10 +77,14 @@ impl Feed {
             slices: Informer::detached(),
             namespaces: Informer::detached(),
             pods: (pods == Pods::Verified).then(Informer::detached),
+            detached: true,
         }
     }
 
     async fn synced(&self) {
+        if self.detached {
+            return;
+        }
         self.services.synced().await;
         self.slices.synced().await;
         self.namespaces.synced().await;

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::{
     config::{Pods, Settings},
     index::{Endpoint, Index, Port, ServiceKind, ServiceRecords},
-    name::{self, WireName},
+    name::WireName,
     wire::{Answer, Owner, Query, Rcode, Section, kind, query as wire_query},
 };
 
@@ -458,7 +458,5 @@ impl Writer<'_> {
     }
 }
 
-/// The dotted name of what a chain leads to, for logs.
-pub(crate) fn chain_text(chain: &[WireName]) -> String {
-    chain.last().map(|target| name::text(target.as_bytes())).unwrap_or_default()
-}
+#[cfg(test)]
+pub(crate) mod tests;

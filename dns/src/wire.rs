@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::name::{self, MAX_NAME};
+use crate::name::MAX_NAME;
 
 pub(crate) const HEADER: usize = 12;
 
@@ -158,10 +158,6 @@ impl<'a> Query<'a> {
         &self.name[..self.name_length]
     }
 
-    pub(crate) fn label_count(&self) -> usize {
-        self.label_count
-    }
-
     /// A label in lower case, counted from the left.
     pub(crate) fn label(&self, index: usize) -> &[u8] {
         let at = usize::from(self.starts[index]);
@@ -192,10 +188,6 @@ impl<'a> Query<'a> {
             return Some(self.label_count);
         }
         self.starts[..self.label_count].iter().position(|start| usize::from(*start) == at)
-    }
-
-    pub(crate) fn recursion_desired(&self) -> bool {
-        self.packet[2] & 1 != 0
     }
 
     pub(crate) fn checking_disabled(&self) -> bool {
@@ -402,16 +394,12 @@ pub(crate) fn answers(query: &[u8], question_end: usize, reply: &[u8]) -> bool {
         && reply[HEADER..question_end].eq_ignore_ascii_case(&query[HEADER..question_end])
 }
 
-/// The text of a query's name, for logs.
-pub(crate) fn name_text(query: &Query<'_>) -> String {
-    name::text(query.name())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::name;
 
     fn packet(name: &str, kind: u16) -> Vec<u8> {
         let mut out = Vec::new();
@@ -423,12 +411,12 @@ mod tests {
     fn a_query_reads_back() {
         let packet = packet("a.bc.cluster.local", kind::SRV);
         let query = Query::read(&packet).ok().unwrap();
-        assert_eq!(name_text(&query), "a.bc.cluster.local.");
-        assert_eq!((query.kind, query.label_count(), query.label(1)), (kind::SRV, 4, &b"bc"[..]));
+        assert_eq!(name::text(query.name()), "a.bc.cluster.local.");
+        assert_eq!((query.kind, query.label_count, query.label(1)), (kind::SRV, 4, &b"bc"[..]));
         assert_eq!(query.labels_before(name::parse("cluster.local").unwrap().as_bytes()), Some(2));
         assert_eq!(query.labels_before(name::parse("luster.local").unwrap().as_bytes()), None);
         assert_eq!(query.labels(0, 2), b"\x01a\x02bc");
-        assert!(query.dnssec() && query.recursion_desired());
+        assert!(query.dnssec());
     }
 
     #[test]
