@@ -62,6 +62,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(120);
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// A pull of which nothing is heard for this long has failed.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+/// How often and how long apart a new exec's process is looked for: it is there within a second.
+const FIND_TRIES: u32 = 100;
+const FIND_PAUSE: Duration = Duration::from_millis(20);
 const EVENT_BACKLOG: usize = 1024;
 /// How long Docker's walk over a container's own layer is good for.
 const USAGE_AGE: Duration = Duration::from_secs(30);
@@ -113,6 +116,8 @@ struct Inner {
     tasks: Mutex<JoinSet<()>>,
     logs: Mutex<BTreeMap<String, Arc<Mutex<LogWriter>>>>,
     usage: Mutex<BTreeMap<String, (Instant, u64)>>,
+    // Names are looked up in the container's own files, once.
+    users: Mutex<BTreeMap<String, LinuxContainerUser>>,
 }
 
 // === impl Docker ===
@@ -247,10 +252,26 @@ impl Inner {
         });
     }
 
-    /// Follows the logs of containers that were started before this process.
+    /// The status with the user as it was resolved.
+    fn status(&self, found: &ContainerInspectResponse) -> Result<ContainerStatus> {
+        let mut status = status(found)?;
+        if let Some(user) = self.users.lock().get(&status.id) {
+            status.user = user.clone();
+        }
+        Ok(status)
+    }
+
+    /// Follows the logs of containers that were started before this process, and looks their users up.
     async fn follow_all(self: &Arc<Self>) -> Result<()> {
         for found in self.list("container", &[]).await? {
             let status = status(&found)?;
+            let text = found.config.as_ref().and_then(|config| config.user.clone()).unwrap_or_default();
+            let config: ContainerRecord = record(&found)?;
+            match self.user_of(&status.id, &text, &config.config).await {
+                Ok(user) => drop(self.users.lock().insert(status.id.clone(), user)),
+                // It may be on its way out.
+                Err(error) => tracing::warn!(container = status.id, error = error.chain(), "user of container can't be told"),
+            }
             if status.started_at.is_some() {
                 let record: ContainerRecord = record(&found)?;
                 let path = record.log_path.clone();
@@ -481,11 +502,16 @@ impl Inner {
         };
         let id = self.make(name, body, "container").await?;
         // Docker looks users up only when it starts them; the kubelet is to know now.
-        if let Err(error) = self.user_of(&id, &image.config.user, config).await {
-            self.destroy(&id).await?;
-            return Err(error);
+        match self.user_of(&id, &image.config.user, config).await {
+            Ok(user) => {
+                self.users.lock().insert(id.clone(), user);
+                Ok(id)
+            }
+            Err(error) => {
+                self.destroy(&id).await?;
+                Err(error)
+            }
         }
-        Ok(id)
     }
 
     async fn user_of(&self, id: &str, image_user: &str, config: &ContainerConfig) -> Result<LinuxContainerUser> {
@@ -581,6 +607,7 @@ impl Inner {
         self.destroy(id).await?;
         self.logs.lock().remove(id);
         self.usage.lock().remove(id);
+        self.users.lock().remove(id);
         Ok(())
     }
 
@@ -659,9 +686,8 @@ impl Inner {
         else {
             return Err(Error::internal("exec", "Docker did not attach"));
         };
-        // Docker can't kill a command; its process can.
-        let started = self.client.inspect_exec(&exec).await.map_err(failed)?;
-        let guard = KillOnDrop::new(started.pid.unwrap_or(0) as i32);
+        // Docker can't kill a command, but its process can be killed.
+        let guard = KillOnDrop::default();
         let resizing = async {
             while let Some(sizes) = &mut resize
                 && let Some(size) = sizes.recv().await
@@ -671,7 +697,19 @@ impl Inner {
                 let _ = self.client.resize_exec(&exec, options).await;
             }
         };
-        carry(output, input, stdin, stdout, stderr, resizing).await.map_err(failed)?;
+        let finding = async {
+            // Docker answers before the process is there.
+            for _ in 0..FIND_TRIES {
+                match self.client.inspect_exec(&exec).await.map(|found| found.pid) {
+                    Ok(Some(pid)) if pid > 0 => return guard.arm(pid as i32),
+                    _ => tokio::time::sleep(FIND_PAUSE).await,
+                }
+            }
+        };
+        let beside = async {
+            tokio::join!(resizing, finding);
+        };
+        carry(output, input, stdin, stdout, stderr, beside).await.map_err(failed)?;
         let ended = self.client.inspect_exec(&exec).await.map_err(failed)?;
         guard.disarm();
         Ok(ended.exit_code.unwrap_or(255) as i32)
@@ -868,26 +906,26 @@ async fn carry(
 }
 
 /// Kills an exec's process unless it has ended.
-struct KillOnDrop {
-    pid: i32,
-    started: Option<u64>,
-}
+#[derive(Default)]
+struct KillOnDrop(Mutex<Option<(i32, u64)>>);
 
 impl KillOnDrop {
-    fn new(pid: i32) -> Self {
-        Self { pid, started: if pid > 0 { process_started(pid) } else { None } }
+    fn arm(&self, pid: i32) {
+        *self.0.lock() = process_started(pid).map(|started| (pid, started));
     }
 
-    fn disarm(mut self) {
-        self.started = None;
+    fn disarm(&self) {
+        *self.0.lock() = None;
     }
 }
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        if self.started.is_some() && process_started(self.pid) == self.started {
+        if let Some((pid, started)) = *self.0.lock()
+            && process_started(pid) == Some(started)
+        {
             // It may end at this very moment.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
 }
@@ -930,6 +968,7 @@ fn stamp(text: &Option<String>) -> Option<Timestamp> {
     text.as_ref()?.parse::<Timestamp>().ok().filter(|at| at.as_second() > 0)
 }
 
+/// All but the user, which [`Inner::status`] knows.
 fn status(found: &ContainerInspectResponse) -> Result<ContainerStatus> {
     let record: ContainerRecord = record(found)?;
     let state = found.state.clone().unwrap_or_default();
@@ -977,17 +1016,10 @@ fn status(found: &ContainerInspectResponse) -> Result<ContainerStatus> {
         mounts: record.config.mounts,
         log_path: record.log_path,
         resources,
-        user: user_in(found),
+        user: LinuxContainerUser::default(),
         stdin: record.config.stdin,
         tty: record.config.tty,
     })
-}
-
-/// The numeric part of the user Docker runs a container as; names are not looked up again.
-fn user_in(found: &ContainerInspectResponse) -> LinuxContainerUser {
-    let text = found.config.as_ref().and_then(|config| config.user.clone()).unwrap_or_default();
-    let mut parts = text.split(':').map(|part| part.parse::<i64>().unwrap_or(0));
-    LinuxContainerUser { uid: parts.next().unwrap_or(0), gid: parts.next().unwrap_or(0), supplemental_groups: Vec::new() }
 }
 
 fn sandbox_status(found: &ContainerInspectResponse) -> Result<PodSandboxStatus> {
@@ -1124,12 +1156,12 @@ impl Runtime for Docker {
     }
 
     async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
-        with_deadline("container status", CALL_DEADLINE, async { status(&self.0.container(id).await?) }).await
+        with_deadline("container status", CALL_DEADLINE, async { self.0.status(&self.0.container(id).await?) }).await
     }
 
     async fn list_containers(&self, filter: &ContainerFilter) -> Result<Vec<ContainerStatus>> {
         let list = with_deadline("list containers", CALL_DEADLINE, self.0.list("container", &[])).await?;
-        let all: Vec<ContainerStatus> = list.iter().map(status).collect::<Result<_>>()?;
+        let all: Vec<ContainerStatus> = list.iter().map(|one| self.0.status(one)).collect::<Result<_>>()?;
         Ok(all.into_iter().filter(|one| selected(one, filter)).collect())
     }
 

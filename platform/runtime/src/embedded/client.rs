@@ -194,7 +194,7 @@ struct MessageSocket(AsyncFd<OwnedFd>);
 
 impl MessageSocket {
     async fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        self.0.async_io(tokio::io::Interest::READABLE, |fd| sys::receive_with_fds(fd)).await
+        self.0.async_io(tokio::io::Interest::READABLE, sys::receive_with_fds).await
     }
 }
 
@@ -224,9 +224,8 @@ impl AsyncWrite for Terminal {
     fn poll_write(self: Pin<&mut Self>, context: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
-            match guard.try_io(|fd| Ok(nix::unistd::write(fd.get_ref(), bytes)?)) {
-                Ok(result) => return Poll::Ready(result),
-                Err(_) => {}
+            if let Ok(result) = guard.try_io(|fd| Ok(nix::unistd::write(fd.get_ref(), bytes)?)) {
+                return Poll::Ready(result);
             }
         }
     }

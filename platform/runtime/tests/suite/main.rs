@@ -32,7 +32,7 @@ async fn run_all(bench: &mut Bench) -> Vec<String> {
     let only = std::env::var("PHAROS_RUNTIME_BEHAVIOUR").unwrap_or_default();
     let mut failed = Vec::new();
     for (name, behaviour) in behaviours::ALL.iter().filter(|(name, _)| name.contains(&only)) {
-        let started = std::time::Instant::now();
+        let started = tokio::time::Instant::now();
         let outcome: Outcome = match tokio::time::timeout(std::time::Duration::from_secs(90), behaviour(bench)).await {
             Ok(outcome) => outcome,
             Err(_) => Err("timed out".into()),
