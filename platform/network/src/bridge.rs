@@ -117,7 +117,7 @@ impl BridgeNetwork {
         if netlink::link(&handle, name).await?.is_none() {
             // A fixed hardware address: a bridge otherwise takes its ports' lowest, which changes under its neighbours.
             let address = gateways.first().map(|g| mac(g.address)).unwrap_or([0x0a, 0x58, 0, 0, 0, 1]);
-            let bridge = LinkBridge::new(name).address(address.to_vec()).mtu(mtu).build();
+            let bridge = LinkBridge::new(name).address(address.to_vec()).mtu(mtu).down().build();
             match handle.link().add(bridge).execute().await {
                 Err(error) if errno(&error) != Some(Errno::EEXIST as i32) => {
                     return Err(error).doing(|| format!("create bridge {name}"));
@@ -127,6 +127,7 @@ impl BridgeNetwork {
         }
         let link = netlink::link(&handle, name).await?;
         let index = link.ok_or_else(|| Error::Invalid(format!("bridge {name} vanished")))?.header.index;
+        netlink::without_duplicate_detection(name)?;
         let up = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
         handle.link().set(up).execute().await.doing(|| format!("set bridge {name} up"))?;
         for gateway in &gateways {
@@ -309,6 +310,7 @@ async fn configure_pod(handle: Handle, ips: PodIps, ranges: Vec<Cidr>) -> Result
         link.map(|l| l.header.index).ok_or_else(|| Error::Invalid(format!("the pod has no interface {name}")))
     };
     let (loopback, index) = (find("lo").await?, find(POD_INTERFACE).await?);
+    netlink::without_duplicate_detection(POD_INTERFACE)?;
     for index in [loopback, index] {
         let up = LinkUnspec::new_with_index(index).up().build();
         handle.link().set(up).execute().await.doing(|| "set a pod's interface up".to_owned())?;

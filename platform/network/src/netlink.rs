@@ -211,3 +211,10 @@ pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
     }
     std::fs::write(&path, value).doing(|| format!("set {name} to {value}"))
 }
+
+/// Lets an interface use its IPv6 addresses at once. Otherwise it tries for a second or two whether others have them, and till
+/// then forwards nothing, for want of an address to ask for neighbours with. A kernel without IPv6 has nothing to set.
+pub(crate) fn without_duplicate_detection(interface: &str) -> Result<()> {
+    let name = format!("net/ipv6/conf/{interface}/accept_dad");
+    if Path::new("/proc/sys").join(&name).exists() { sysctl(&name, "0") } else { Ok(()) }
+}

@@ -110,7 +110,8 @@ impl Api {
         }
         inner.watchers.push((path, sender));
         let events = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-        Ok(Response::new(StreamBody::new(events.map(|e| Ok(http_body::Frame::data(e)))).boxed()))
+        let frames = StreamBody::new(events.map(|e| Ok(http_body::Frame::data(e))));
+        Ok(Response::new(BoxBody::new(frames)))
     }
 }
 

@@ -21,7 +21,7 @@ fn pod_on(world: &mut World, node: &Path, n: u8, backend: Backend, state: &Path)
     let mut config = BridgeConfig::new(state.join(n.to_string()), cluster);
     config.backend = backend;
     let network = BridgeNetwork::new(config);
-    block(node, || network.configure(&ranges(n))).unwrap_or_else(|e| panic!("{e}: {:?}", e.source));
+    block(node, async || network.configure(&ranges(n)).await).unwrap_or_else(|e| panic!("{e}: {:?}", e.source));
     let netns = world.namespace(&format!("pod{n}"));
     attach(node, &network, &pod(&format!("p{n}"), &netns, None));
     serve(&netns, &format!("p{n}"), 80);
