@@ -32,6 +32,8 @@ use crate::{
     selector::Selector,
 };
 
+pub(crate) use plan::scaled;
+
 const HASH_LABEL: &str = "pod-template-hash";
 
 pub(crate) fn start(env: &Env) {

@@ -5,8 +5,7 @@ use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     coordination::v1::Lease,
     core::v1::{
-        ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret, Service,
-        ServiceAccount,
+        ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Secret, Service, ServiceAccount,
     },
     discovery::v1::EndpointSlice,
     policy::v1::PodDisruptionBudget,
@@ -41,7 +40,6 @@ pub(crate) struct Informers {
     pub(crate) cron_jobs: Informer<CronJob>,
     pub(crate) claims: Informer<PersistentVolumeClaim>,
     pub(crate) budgets: Informer<PodDisruptionBudget>,
-    pub(crate) quotas: Informer<ResourceQuota>,
     /// The leases of nodes.
     pub(crate) leases: Informer<Lease>,
     /// Pods by [`owners::term`].
@@ -85,7 +83,6 @@ impl Informers {
             cron_jobs: all(ctx, client),
             claims: all(ctx, client),
             budgets: all(ctx, client),
-            quotas: all(ctx, client),
             leases: Informer::start(ctx, Api::namespaced(client.clone(), "kube-node-lease"), watcher::Config::default()),
             pods_by_owner: pods.index(|pod| vec![owners::term(pod)]),
             pods_by_node: pods.index(|pod| pod.spec.iter().filter_map(|spec| spec.node_name.clone()).collect()),
@@ -120,7 +117,6 @@ impl Informers {
         self.cron_jobs.synced().await;
         self.claims.synced().await;
         self.budgets.synced().await;
-        self.quotas.synced().await;
         self.leases.synced().await;
     }
 }

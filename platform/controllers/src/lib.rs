@@ -22,8 +22,19 @@ mod service_account; // Cluster housekeeping:
 mod root_ca;
 mod namespace;
 mod node_ipam;
+mod token_secret;
+mod garbage_collector;
+mod node_lifecycle;
+mod taint_eviction;
+mod pod_gc;
 mod replica_set; // workloads:
 mod deployment;
+mod job;
+mod revisions;
+mod daemon_set;
+mod stateful_set;
+mod cron_job;
+mod disruption;
 mod endpoint_slice; // and Services.
 mod endpoints;
 mod endpoint_slice_mirroring;
@@ -75,8 +86,18 @@ impl Component for Controllers {
         root_ca::start(&env);
         namespace::start(&env);
         node_ipam::start(&env);
+        token_secret::start(&env);
+        garbage_collector::start(&env);
+        node_lifecycle::start(&env);
+        taint_eviction::start(&env);
+        pod_gc::start(&env);
         replica_set::start(&env);
         deployment::start(&env);
+        job::start(&env);
+        daemon_set::start(&env);
+        stateful_set::start(&env);
+        cron_job::start(&env);
+        disruption::start(&env);
         endpoint_slice::start(&env);
         endpoints::start(&env);
         endpoint_slice_mirroring::start(&env);
