@@ -83,7 +83,8 @@ impl Config {
             mistakes.push(format!("queryTimeoutSeconds {}: not above 0 and up to 86400", self.query_timeout_seconds));
         }
         if !(self.query_lookback_delta_seconds > 0.0 && self.query_lookback_delta_seconds <= 86_400.0) {
-            mistakes.push(format!("queryLookbackDeltaSeconds {}: not above 0 and up to 86400", self.query_lookback_delta_seconds));
+            mistakes
+                .push(format!("queryLookbackDeltaSeconds {}: not above 0 and up to 86400", self.query_lookback_delta_seconds));
         }
         if self.query_max_concurrency == 0 {
             mistakes.push("queryMaxConcurrency 0: nothing could be asked".to_owned());
