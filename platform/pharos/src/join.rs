@@ -143,6 +143,14 @@ pub async fn publish(client: &Client, ca_pem: &str, server: &str) -> anyhow::Res
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}]}),
         json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "pharos:node-join"},
             "rules": [{"nonResourceURLs": [format!("{PREFIX}{PATH}")], "verbs": ["post"]}]}),
+        // The cluster DNS of a node reads with the node's own credentials.
+        json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "pharos:node-dns"},
+            "rules": [
+                {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]}),
+        json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "pharos:node-dns"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "pharos:node-dns"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]}),
         json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "pharos:node-join"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "pharos:node-join"},
             "subjects": [

@@ -8,10 +8,12 @@ mod cli; // What can be said,
 mod settings; // also in files;
 mod commands; // the small commands,
 mod server; // the big ones,
+mod agent;
 mod node; // what both of them start on a machine,
+mod image_socket;
 mod door; // how the API server is reached,
 mod join; // how a node joins,
-mod image_socket;
+mod observe; // and what else is served there.
 mod files;
 mod logging;
 mod demo;
@@ -49,7 +51,7 @@ fn run() -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Server(options) => server::run(options).await,
-            Command::Agent(_) => anyhow::bail!("not wired"),
+            Command::Agent(options) => agent::run(options).await,
             Command::Image { command } => commands::image::run(command).await,
             Command::Kubeconfig(options) => commands::kubeconfig::run(&options),
             Command::Token { command, client } => commands::token::run(command, &client).await,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use pharos_network::{BridgeConfig, BridgeNetwork};
+use pharos_dns::Dns;
+use pharos_network::{BridgeConfig, BridgeNetwork, ProxyConfig, ServiceProxy};
 use pharos_node::{Config, Kubelet, ServerTls};
 use pharos_runtime::{Embedded, EmbeddedConfig, Runtime};
 use pharos_telemetry::{Registries, Supervisor};
@@ -52,6 +53,8 @@ pub struct Machine<'a> {
     pub dns: Option<kube::Client>,
     /// Acts as the service proxy; `None`: not here.
     pub proxy: Option<kube::Client>,
+    /// Reads Nodes, to keep routes to their pods.
+    pub network: kube::Client,
     /// The kubelet's serving certificate.
     pub serving: Arc<Identity>,
     /// The CA of those who may ask the kubelet.
@@ -63,6 +66,22 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     let layout = Layout(machine.options.data_dir.clone());
     let runtime = runtime(machine.options, &layout, registries).await?;
     supervisor.start(ImageSocket { path: layout.image_socket()?, runtime: runtime.clone() }).await?;
+
+    if let Some(client) = machine.proxy {
+        let cluster_cidrs = machine.cluster.cluster_cidr.split(',').map(str::to_owned).collect();
+        let config = ProxyConfig { node_name: machine.name.clone(), cluster_cidrs, ..ProxyConfig::default() };
+        supervisor.start(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?).await?;
+    }
+    if let Some(client) = machine.dns {
+        let networks = [&machine.cluster.cluster_cidr, &machine.cluster.service_cidr];
+        let config = pharos_dns::Config {
+            cluster_domain: machine.cluster.cluster_domain.clone(),
+            cluster_cidrs: networks.iter().flat_map(|n| n.split(',')).map(str::to_owned).collect(),
+            cluster_dns: vec![machine.cluster.cluster_dns],
+            ..pharos_dns::Config::default()
+        };
+        supervisor.start(Dns::new(config, client, &registries.of("coredns"))?).await?;
+    }
 
     let cidrs = machine.cluster.cluster_cidr.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?;
     let network = Arc::new(BridgeNetwork::new(BridgeConfig::new(layout.network(), cidrs)));

@@ -9,11 +9,12 @@ use std::{
 use anyhow::Context as _;
 use pharos_apiserver::{
     Api, Parts,
-    authn::{self, UserInfo, issuer, jws},
+    authn::{self, UserInfo, issuer::{self, TokenIssuer}, jws},
 };
+use pharos_controllers::Controllers;
 use pharos_scheduler::Scheduler;
 use pharos_store::{Embedded, Maintenance};
-use pharos_telemetry::{Clock, Registries, Supervisor, health::Health};
+use pharos_telemetry::{Clock, Component as _, Registries, Supervisor, health::Health};
 use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -46,15 +47,18 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let kubeconfig = keys.admin_kubeconfig(&plan.url(plan.local()))?;
     files::write(&plan.options.write_kubeconfig, &kubeconfig, plan.kubeconfig_mode)?;
 
-    let runs = |part: Part| !plan.options.disable.contains(&part);
+    let runs = |part| plan.runs(part);
     if runs(Part::Controllers) {
-        start_controllers(&plan, &keys, &clients, &mut supervisor).await?;
+        start_controllers(&plan, &keys, &clients, &registries, &mut supervisor).await?;
     }
     if runs(Part::Scheduler) {
         let client = clients.of(UserInfo::new("system:kube-scheduler", ["system:authenticated"]));
         supervisor.start(Scheduler::new(client, &registries.of("kube-scheduler"))?).await?;
     }
-let _ = records;
+    crate::observe::start(&plan, &keys, &clients, &api, &registries, records, &mut supervisor).await?;
+    if runs(Part::Dns) {
+        publish_dns(&admin, &plan.cluster).await?;
+    }
     if runs(Part::Agent) {
         let client = clients.of(UserInfo::new(format!("system:node:{}", plan.node), ["system:nodes", "system:authenticated"]));
         let machine = node::Machine {
@@ -65,6 +69,7 @@ let _ = records;
             client,
             dns: runs(Part::Dns).then(|| clients.service_account("kube-system", "coredns")),
             proxy: runs(Part::Proxy).then(|| clients.of(UserInfo::new("system:kube-proxy", ["system:authenticated"]))),
+            network: clients.of(UserInfo::new("system:kube-proxy", ["system:authenticated"])),
             serving: keys.kubelet.clone(),
             client_roots: keys.ca.roots(),
         };
@@ -142,6 +147,11 @@ impl Plan {
             kubeconfig_mode: kubeconfig_mode.unwrap_or(0o600),
             options,
         })
+    }
+
+    /// Whether a part is not disabled.
+    pub fn runs(&self, part: Part) -> bool {
+        !self.options.disable.contains(&part)
     }
 
     /// The address that programs on this machine use.
@@ -234,6 +244,13 @@ impl Keys {
         })
     }
 
+    /// Who signs ServiceAccount tokens.
+    fn issuer(&self, plan: &Plan) -> anyhow::Result<Arc<TokenIssuer>> {
+        let signing = jws::SigningKey::from_pem(&self.tokens.private_pem)?;
+        let config = issuer::Config::for_domain(&plan.cluster.cluster_domain);
+        Ok(Arc::new(TokenIssuer::new(config, signing, Vec::new(), Clock::system())))
+    }
+
     fn admin_kubeconfig(&self, server: &str) -> anyhow::Result<String> {
         let issued = self.admin.pem();
         files::kubeconfig(server, self.ca.certificate_pem(), &issued.certificate_pem, &issued.key_pem)
@@ -283,13 +300,10 @@ async fn start_api(
         kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
         ..pharos_apiserver::Config::default()
     };
-    let signing = jws::SigningKey::from_pem(&keys.tokens.private_pem)?;
-    let issuer_config = issuer::Config::for_domain(&plan.cluster.cluster_domain);
-    let issuer = issuer::TokenIssuer::new(issuer_config, signing, Vec::new(), Clock::system());
     let parts = Parts {
         store,
         authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], anonymous: true },
-        issuer: Arc::new(issuer),
+        issuer: keys.issuer(plan)?,
         health: health.clone(),
         gather,
         clock: Clock::system(),
@@ -304,9 +318,39 @@ async fn start_api(
     Ok(api)
 }
 
-async fn start_controllers(plan: &Plan, keys: &Keys, clients: &Clients, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-    let _ = (plan, keys, clients, supervisor);
+async fn start_controllers(
+    plan: &Plan,
+    keys: &Keys,
+    clients: &Clients,
+    registries: &Registries,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<()> {
+    let issuer = keys.issuer(plan)?;
+    let config = pharos_controllers::Config {
+        cluster_cidr: plan.cluster.cluster_cidr.split(',').map(str::to_owned).collect(),
+        root_ca_pem: keys.ca.certificate_pem().to_owned(),
+        sign_token: Some(Arc::new(move |namespace, account, account_uid, secret, _| {
+            Ok(issuer.secret_token(namespace, account, account_uid, secret)?)
+        })),
+        ..pharos_controllers::Config::default()
+    };
+    let clients = clients.clone();
+    let clients = Arc::new(move |name: &str| clients.service_account("kube-system", name));
+    supervisor.start(Controllers::new(clients, config, &registries.of(Controllers::NAME))?).await?;
     Ok(())
+}
+
+/// The Service by which the cluster DNS is known. Its address is on every node itself, so the service proxy leaves it alone.
+async fn publish_dns(client: &kube::Client, cluster: &Cluster) -> anyhow::Result<()> {
+    let service = serde_json::json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
+            "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+            "service.kubernetes.io/service-proxy-name": "pharos-dns"}},
+        "spec": {"clusterIP": cluster.cluster_dns, "clusterIPs": [cluster.cluster_dns], "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]},
+    });
+    join::apply(client, &service).await
 }
 
 #[cfg(test)]
