@@ -228,3 +228,49 @@ fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Res
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The README lists what there is, by upstream's rules of naming.
+    #[test]
+    fn readme_lists_every_metric() {
+        let registry = Registry::new();
+        let own = OwnMetrics::new(&registry).unwrap();
+        own.engine.duration.with_label_values(&["inner_eval"]).observe(0.0);
+        own.engine.requests.with_label_values(&["/", "200"]).inc();
+        own.scrape.interval.with_label_values(&["15s"]).observe(0.0);
+        own.scrape.sync.with_label_values(&["j"]).inc();
+        own.scrape.targets.with_label_values(&["j"]).set(0);
+        own.scrape.cache_entries.with_label_values(&["j"]).set(0.0);
+        let families = registry.gather();
+        let kinds: BTreeMap<String, String> =
+            families.iter().map(|f| (f.name().to_owned(), format!("{:?}", f.get_field_type()).to_lowercase())).collect();
+        let listed: BTreeMap<String, String> = include_str!("../README.md")
+            .lines()
+            .filter_map(|l| l.strip_prefix("| `")?.split_once("` | "))
+            .filter(|(name, _)| name.starts_with("prometheus_") || name.starts_with("pharos_"))
+            .map(|(name, kind)| (name.split('{').next().unwrap().to_owned(), kind.trim_end_matches(" |").to_owned()))
+            .collect();
+        assert_eq!(kinds, listed);
+        for (name, kind) in kinds {
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+        }
+        assert!(OwnMetrics::new(&registry).is_err());
+    }
+
+    /// The README's queries can be parsed.
+    #[test]
+    fn readme_examples_parse() {
+        let (_, examples) = include_str!("../README.md").split_once("## Examples").unwrap();
+        let mut count = 0;
+        for query in examples.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            crate::promql::plan::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+            count += 1;
+        }
+        assert!(count >= 4);
+    }
+}

@@ -6,6 +6,8 @@
 pub(crate) mod discovery;
 mod http;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 

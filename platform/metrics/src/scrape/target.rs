@@ -201,7 +201,8 @@ impl Loop {
         }
     }
 
-    async fn scrape(&mut self, t: i64) {
+    /// Reads the target once, as of `t`.
+    pub(super) async fn scrape(&mut self, t: i64) {
         let Some(db) = self.shared.db() else { return };
         let began = Instant::now();
         let deadline = began + self.shared.config.timeout();
