@@ -19,7 +19,7 @@ use crate::{
     error::{During as _, gone_is_fine},
     expectations::Expectations,
     owners,
-    pod_control::PodControl,
+    pod_control::{PodControl, namespace_is_terminating},
     pods,
     revisions::{self, HASH},
     selector::Selector,
@@ -246,6 +246,7 @@ impl StatefulSets {
             }
             // Still there, or not in the cache yet.
             Err(error) if is_already_exists(&error) => Ok(false),
+            Err(error) if namespace_is_terminating(&error) => Ok(false),
             Err(error) => {
                 let message = status_of(&error).map_or_else(|| error.to_string(), |s| s.message.clone());
                 let text = format!("create Pod {name} in StatefulSet {} failed error: {message}", key.name);
