@@ -78,6 +78,11 @@ impl BridgeNetwork {
             nft::apply(&pod_rules::replace_all(&self.config.bridge, &ranges, &self.config.cluster_cidrs, addresses.iter()))
                 .await?;
         }
+        for range in &ranges {
+            if let Err(error) = nft::pass_iptables(range).await {
+                tracing::warn!(error = crate::proxy::chain(&error), "iptables may drop what pods send, if its policy is to drop");
+            }
+        }
         state.ranges = ranges;
         state.mtu = mtu;
         Ok(())

@@ -36,13 +36,13 @@ impl Cidr {
     /// The first address: the network's.
     #[must_use]
     pub fn network(&self) -> IpAddr {
-        self.from_bits(bits(self.address) & self.mask())
+        self.address_of(bits(self.address) & self.mask())
     }
 
     /// The address that lies `offset` after the first, if that is still inside.
     #[must_use]
     pub fn nth(&self, offset: u128) -> Option<IpAddr> {
-        let address = self.from_bits((bits(self.address) & self.mask()).checked_add(offset)?);
+        let address = self.address_of((bits(self.address) & self.mask()).checked_add(offset)?);
         self.contains(address).then_some(address)
     }
 
@@ -63,7 +63,7 @@ impl Cidr {
         u128::MAX.checked_shl(host).unwrap_or(0)
     }
 
-    fn from_bits(&self, value: u128) -> IpAddr {
+    fn address_of(&self, value: u128) -> IpAddr {
         if self.is_ipv4() { Ipv4Addr::from_bits(value as u32).into() } else { Ipv6Addr::from_bits(value).into() }
     }
 }

@@ -4,7 +4,10 @@ use std::{process::Stdio, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::error::{Doing as _, Error, Result};
+use crate::{
+    cidr::Cidr,
+    error::{Doing as _, Error, Result},
+};
 
 /// A full replacement at 10,000 Services takes some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,4 +45,30 @@ pub(crate) async fn apply(script: &str) -> Result<()> {
     tokio::time::timeout(DEADLINE, run)
         .await
         .unwrap_or_else(|_| Err(Error::Deadline { action: "apply nftables rules".to_owned(), after: DEADLINE }))
+}
+
+/// Asks the older tables of the host to let what pods send and receive pass, as flannel does: Docker has them drop whatever is
+/// forwarded and not its own. Where there is no `iptables` nobody uses them.
+pub(crate) async fn pass_iptables(range: &Cidr) -> Result<()> {
+    let program = if range.is_ipv4() { "iptables" } else { "ip6tables" };
+    for side in ["-s", "-d"] {
+        let run = async |verb: &str| {
+            let text = range.to_string();
+            let rule = ["-w", "5", verb, "FORWARD", side, &text, "-m", "comment", "--comment", "pharos pods", "-j", "ACCEPT"];
+            let output = Command::new(program).args(rule).stdin(Stdio::null()).kill_on_drop(true).output();
+            tokio::time::timeout(Duration::from_secs(10), output)
+                .await
+                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        };
+        match run("-C").await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Ok(output) if output.status.success() => continue,
+            _ => {}
+        }
+        let output = run("-I").await.doing(|| format!("run {program}"))?;
+        if !output.status.success() {
+            return Err(Error::Rules { stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned() });
+        }
+    }
+    Ok(())
 }

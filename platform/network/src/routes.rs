@@ -227,7 +227,7 @@ fn peer(node: &Node) -> Option<Peer> {
         .collect();
     let address = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first())?;
     let mac = node.metadata.annotations.as_ref().and_then(|a| parse_mac(a.get(VTEP_MAC)?));
-    (!ranges.is_empty()).then(|| Peer { address: *address, ranges, mac })
+    (!ranges.is_empty()).then_some(Peer { address: *address, ranges, mac })
 }
 
 /// A locally administered hardware address that follows from the node's name, so that it survives the device.
