@@ -33,7 +33,8 @@ impl Cluster {
     }
 
     fn index(&self) -> Index {
-        let mut index = Index { synced: true, serial: 1_700_000_000, ..Index::default() };
+        let mut index = Index::default();
+        (index.synced, index.serial) = (true, 1_700_000_000);
         for namespace in &self.namespaces {
             index.set_namespace(namespace.metadata.name.as_deref().unwrap(), true);
         }
@@ -181,7 +182,8 @@ fn check(settings: &Settings, index: &Index, line: &str) {
 
 #[test]
 fn what_does_not_fit_is_truncated() {
-    let mut index = Index { synced: true, ..Index::default() };
+    let mut index = Index::default();
+    index.synced = true;
     let endpoints = (0..200).map(|n| Endpoint {
         label: format!("e{n}").into_bytes().into(),
         ip: IpAddr::from([10, 42, 1, n]),
