@@ -144,7 +144,7 @@ impl Docker {
         blocking(move || std::fs::create_dir_all(state.join("pods")).context(|| format!("create {}", state.display()))).await?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let inner =
-            Arc::new(Inner { config, client, events, tasks: Mutex::default(), logs: Mutex::default(), usage: Mutex::default() });
+            Arc::new(Inner { config, client, events, tasks: Mutex::default(), logs: Mutex::default(), usage: Mutex::default(), users: Mutex::default() });
         inner.ensure_pause_image().await?;
         let follower = Arc::downgrade(&inner);
         let since = Timestamp::now();
