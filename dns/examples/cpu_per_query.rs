@@ -27,7 +27,11 @@ fn main() -> Result<()> {
     let token = CancellationToken::new();
     let server = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name(THREAD).enable_all().build()?;
     let registry = prometheus::Registry::new();
-    let config = Config { listen: vec!["127.0.0.1:0".parse()?], sockets: 2, ..Config::default() };
+    // With an address, it is put on the dummy interface of this network namespace, and asked there.
+    let config = match std::env::args().nth(1) {
+        Some(address) => Config { cluster_dns: vec![address.parse()?], sockets: 2, ..Config::default() },
+        None => Config { listen: vec!["127.0.0.1:0".parse()?], sockets: 2, ..Config::default() },
+    };
     let dns = Dns::new(config, kube::Client::new(tower::service_fn(list), "default"), &registry)?;
     let mut addresses = dns.addresses();
     let ctx = Ctx::for_test(token.clone());

@@ -1,6 +1,6 @@
 //! The server as its clients see it: with dig, and with packets that dig does not send.
 
-use std::{io::Write as _, net::SocketAddr, process::Stdio};
+use std::{net::SocketAddr, process::Stdio};
 
 use hickory_proto::op::Message;
 use pharos_client::Key;
@@ -172,7 +172,6 @@ async fn dig_gets_answers() {
     check(at, "-c CH version.bind TXT", &["status: REFUSED"]).await;
     check(at, "cluster.local AXFR", &["Transfer failed"]).await;
     check(at, "+opcode=NOTIFY cluster.local SOA", &["status: NOTIMP"]).await;
-    // Nobody to ask.
     assert!(running.ctx.is_ready());
     assert!(metric(&running.registry, r#"coredns_dns_responses_total{plugin="kubernetes",rcode="NOERROR""#) >= 6.0);
     assert!(metric(&running.registry, "coredns_dns_request_duration_seconds_count") >= 9.0);
@@ -251,8 +250,14 @@ async fn without_upstream_other_names_fail() {
     let running = start(Config { forward, ..Config::default() }).await;
     check(running.address, "example.org A", &["status: SERVFAIL"]).await;
     check(running.address, "ext.shop.svc.cluster.local A", &["status: NOERROR", "IN CNAME www.example.org.", "ANSWER: 1"]).await;
-    // The file is watched: a resolver that appears is asked. Its own address would be a loop.
-    std::fs::File::create(&file).unwrap().write_all(b"nameserver 127.0.0.1\n").unwrap();
+    // The file is watched: a resolver that appears is asked, if only for a loop.
+    std::fs::write(&file, "nameserver 127.0.0.9\n").unwrap();
+    let asked = async {
+        while metric(&running.registry, r#"coredns_forward_requests_total{to="127.0.0.9:53"}"#) == 0.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, asked).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
