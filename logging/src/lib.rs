@@ -8,6 +8,15 @@
 
 mod config; // What can be set,
 mod error; // go wrong.
+mod entry; // What is kept,
+mod wal; // at once,
+mod split; // then for long;
+mod index; // and found
+mod scan; // again
+mod logql; // by a language,
+mod engine; // which is run.
+mod metrics; // What is measured,
+mod inputs; // what comes in.
 mod component; // What runs,
 mod handler; // and who answers.
 
