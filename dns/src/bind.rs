@@ -13,7 +13,7 @@ use nix::sys::socket::{
     sockopt::{Ipv6V6Only, RcvBuf, ReuseAddr, ReusePort},
 };
 use rtnetlink::{
-    Handle, LinkDummy, LinkUnspec,
+    Handle, LinkBridge, LinkDummy, LinkUnspec,
     packet_route::address::{AddressAttribute, AddressFlags},
 };
 use tokio::net::{TcpListener, TcpSocket};
@@ -37,7 +37,7 @@ pub(crate) async fn claim(addresses: &[IpAddr]) -> Result<()> {
         let index = match index(&handle).await? {
             Some(index) => index,
             None => {
-                handle.link().add(LinkDummy::new(INTERFACE).build()).execute().await.map_err(other)?;
+                add(&handle).await?;
                 index(&handle).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?
             }
         };
@@ -64,6 +64,16 @@ pub(crate) async fn release() -> Result<()> {
         None => Ok(()),
     })
     .await
+}
+
+/// Makes the interface: a dummy one, or a bridge with no ports, which is as good, where the kernel has no dummy ones.
+async fn add(handle: &Handle) -> io::Result<()> {
+    match handle.link().add(LinkDummy::new(INTERFACE).build()).execute().await {
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(nix::errno::Errno::EOPNOTSUPP as i32) => {
+            handle.link().add(LinkBridge::new(INTERFACE).build()).execute().await.map_err(other)
+        }
+        outcome => outcome.map_err(other),
+    }
 }
 
 async fn index(handle: &Handle) -> io::Result<Option<u32>> {

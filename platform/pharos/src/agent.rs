@@ -7,7 +7,10 @@ use http::Uri;
 use pharos_client::Credentials;
 use pharos_telemetry::{Backoff, Clock, Component, Ctx, Registries, Supervisor, health::Health};
 use pharos_transport::pki::{Identity, Issued};
-use rustls::{RootCertStore, pki_types::{CertificateDer, pem::PemObject as _}};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 
 use crate::{
     cli::AgentOptions,
@@ -43,7 +46,17 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         Credentials::Certificate { chain_pem: state.client.certificate_pem.clone(), key_pem: state.client.key_pem.clone() };
     let client = pharos_client::https(server, &state.ca, credentials)?;
     let serving = Identity::from_pem(state.serving)?;
-    supervisor.start(Renewal { client: client.clone(), folder, node: name.clone(), address, ca: state.ca.clone(), serving: serving.clone(), own: Identity::from_pem(state.client)? }).await?;
+    supervisor
+        .start(Renewal {
+            client: client.clone(),
+            folder,
+            node: name.clone(),
+            address,
+            ca: state.ca.clone(),
+            serving: serving.clone(),
+            own: Identity::from_pem(state.client)?,
+        })
+        .await?;
 
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(state.ca.as_bytes()).context("read the CA's certificate")?)?;
@@ -74,7 +87,9 @@ fn token(options: &AgentOptions) -> anyhow::Result<String> {
     match (&options.token, &options.token_file) {
         (Some(token), _) => Ok(token.clone()),
         (None, Some(file)) => std::fs::read_to_string(file).with_context(|| format!("read {}", file.display())),
-        (None, None) => bail!("this node has not joined yet: give a token with --token or --token-file (`pharos token create` makes one)"),
+        (None, None) => {
+            bail!("this node has not joined yet: give a token with --token or --token-file (`pharos token create` makes one)")
+        }
     }
 }
 
@@ -94,7 +109,9 @@ impl State {
         if !settings.exists() {
             return Ok(None);
         }
-        let text = |name: &str| std::fs::read_to_string(folder.join(name)).with_context(|| format!("read {}", folder.join(name).display()));
+        let text = |name: &str| {
+            std::fs::read_to_string(folder.join(name)).with_context(|| format!("read {}", folder.join(name).display()))
+        };
         Ok(Some(Self {
             client: Issued { certificate_pem: text("client.crt")?, key_pem: text("client.key")? },
             serving: Issued { certificate_pem: text("kubelet.crt")?, key_pem: text("kubelet.key")? },
@@ -148,7 +165,11 @@ impl Component for Renewal {
             match self.renew().await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), attempt = backoff.attempt(), "certificates were not renewed, trying again");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        attempt = backoff.attempt(),
+                        "certificates were not renewed, trying again"
+                    );
                     tokio::select! {
                         () = ctx.stopped() => return Ok(()),
                         () = tokio::time::sleep(backoff.next_wait()) => {}

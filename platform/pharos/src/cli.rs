@@ -147,7 +147,13 @@ pub struct ServerOptions {
     #[arg(long, env = "PHAROS_ADVERTISE_ADDRESS", overrides_with = "advertise_address")]
     pub advertise_address: Option<IpAddr>,
     /// Where the administrator's kubeconfig is written
-    #[arg(long, short = 'o', env = "PHAROS_KUBECONFIG_OUTPUT", default_value = "/etc/pharos/pharos.yaml", overrides_with = "write_kubeconfig")]
+    #[arg(
+        long,
+        short = 'o',
+        env = "PHAROS_KUBECONFIG_OUTPUT",
+        default_value = "/etc/pharos/pharos.yaml",
+        overrides_with = "write_kubeconfig"
+    )]
     pub write_kubeconfig: PathBuf,
     /// Mode of that file
     #[arg(long, env = "PHAROS_KUBECONFIG_MODE", default_value = "600", overrides_with = "write_kubeconfig_mode")]
@@ -162,7 +168,12 @@ pub struct ServerOptions {
     #[arg(long, env = "PHAROS_SERVICE_CIDR", default_value = "10.43.0.0/16", overrides_with = "service_cidr")]
     pub service_cidr: String,
     /// Ports for Services of type NodePort
-    #[arg(long, env = "PHAROS_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", overrides_with = "service_node_port_range")]
+    #[arg(
+        long,
+        env = "PHAROS_SERVICE_NODE_PORT_RANGE",
+        default_value = "30000-32767",
+        overrides_with = "service_node_port_range"
+    )]
     pub service_node_port_range: String,
     /// Address of the cluster DNS
     #[arg(long, env = "PHAROS_CLUSTER_DNS", default_value = "10.43.0.10", overrides_with = "cluster_dns")]

@@ -35,7 +35,10 @@ pub fn completion(shell: clap_complete::Shell) -> anyhow::Result<()> {
 /// A client with the credentials of a kubeconfig.
 async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
     let text = std::fs::read_to_string(kubeconfig).with_context(|| {
-        format!("read {}: is a server running, and may you read its kubeconfig? (--kubeconfig names another)", kubeconfig.display())
+        format!(
+            "read {}: is a server running, and may you read its kubeconfig? (--kubeconfig names another)",
+            kubeconfig.display()
+        )
     })?;
     let client = pharos_client::kubeconfig(&text).await;
     client.map_err(|e| anyhow::anyhow!("{e}")).with_context(|| format!("use {}", kubeconfig.display()))

@@ -122,7 +122,9 @@ async fn answer(ask: Ask, runtime: &dyn Runtime) -> Answer {
     let outcome = match ask {
         Ask::Load(path) => runtime.load_image(&path).await.map(rows),
         Ask::List => runtime.list_images(None).await.map(rows),
-        Ask::Remove(name) => runtime.remove_image(&ImageSpec { image: name, ..ImageSpec::default() }).await.map(|()| Answer::Removed),
+        Ask::Remove(name) => {
+            runtime.remove_image(&ImageSpec { image: name, ..ImageSpec::default() }).await.map(|()| Answer::Removed)
+        }
     };
     outcome.unwrap_or_else(|error| {
         let error: &dyn std::error::Error = &error;
@@ -133,7 +135,8 @@ async fn answer(ask: Ask, runtime: &dyn Runtime) -> Answer {
 
 /// The command line's side.
 pub async fn ask(path: &Path, ask: &Ask) -> anyhow::Result<Answer> {
-    let stream = UnixStream::connect(path).await.with_context(|| format!("reach the node at {}: does it run?", path.display()))?;
+    let stream =
+        UnixStream::connect(path).await.with_context(|| format!("reach the node at {}: does it run?", path.display()))?;
     let (reader, mut writer) = stream.into_split();
     let mut line = serde_json::to_vec(ask)?;
     line.push(b'\n');

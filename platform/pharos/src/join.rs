@@ -180,7 +180,13 @@ pub async fn apply(client: &Client, object: &serde_json::Value) -> anyhow::Resul
 }
 
 /// The node's side: certificates and settings from a server, for a token.
-pub async fn ask(server: &str, token: &str, node: &str, names: Vec<String>, addresses: Vec<IpAddr>) -> anyhow::Result<(Joined, String)> {
+pub async fn ask(
+    server: &str,
+    token: &str,
+    node: &str,
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+) -> anyhow::Result<(Joined, String)> {
     let (hash, token) = parse(token)?;
     let server: http::Uri = server.parse().with_context(|| format!("--server {server}"))?;
     let ca = public_ca(&server).await?;
@@ -202,12 +208,14 @@ pub struct Joined {
 pub async fn request(client: &Client, node: &str, names: Vec<String>, addresses: Vec<IpAddr>) -> anyhow::Result<Joined> {
     let user = Subject::new(format!("system:node:{node}"), &["system:nodes"]);
     let (client_key, client_csr) = pki::new_csr(&pki::Template::client(user.clone()))?;
-    let (serving_key, serving_csr) = pki::new_csr(&pki::Template { subject: user, ..pki::Template::server("", names, addresses) })?;
+    let (serving_key, serving_csr) =
+        pki::new_csr(&pki::Template { subject: user, ..pki::Template::server("", names, addresses) })?;
     let ask = Ask { node: node.to_owned(), client_csr, serving_csr };
     let post = http::Request::post(format!("{PREFIX}{PATH}"))
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(serde_json::to_vec(&ask)?)?;
-    let grant: Grant = tokio::time::timeout(Duration::from_secs(30), client.request(post)).await.context("no answer in time")??;
+    let grant: Grant =
+        tokio::time::timeout(Duration::from_secs(30), client.request(post)).await.context("no answer in time")??;
     Ok(Joined {
         client: pki::Issued { certificate_pem: grant.client_certificate, key_pem: client_key },
         serving: pki::Issued { certificate_pem: grant.serving_certificate, key_pem: serving_key },

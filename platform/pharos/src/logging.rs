@@ -9,7 +9,11 @@ use crate::cli::{LogFormat, NodeOptions};
 /// Sets up logging for the whole process.
 ///
 /// The log index gets everything from `info` up whatever is printed, and more if more is printed.
-pub fn init(options: &NodeOptions, registries: &Registries, node: &str) -> anyhow::Result<(logs::Records, Option<traces::Traces>)> {
+pub fn init(
+    options: &NodeOptions,
+    registries: &Registries,
+    node: &str,
+) -> anyhow::Result<(logs::Records, Option<traces::Traces>)> {
     let filter = || EnvFilter::try_new(&options.log_level).with_context(|| format!("--log-level {}", options.log_level));
     let (records, queue) = logs::layer(&registries.of("pharos"))?;
     let printed = match options.log_format {
@@ -19,7 +23,8 @@ pub fn init(options: &NodeOptions, registries: &Registries, node: &str) -> anyho
     let (spans, traces) = match &options.otlp_endpoint {
         None => (None, None),
         Some(endpoint) => {
-            let config = traces::Config { endpoint: endpoint.clone(), sampling: options.otlp_sampling, instance: node.to_owned() };
+            let config =
+                traces::Config { endpoint: endpoint.clone(), sampling: options.otlp_sampling, instance: node.to_owned() };
             let (layer, traces) = traces::layer(&config)?;
             (Some(layer.with_filter(filter()?)), Some(traces))
         }

@@ -70,7 +70,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     if let Some(client) = machine.proxy {
         let cluster_cidrs = machine.cluster.cluster_cidr.split(',').map(str::to_owned).collect();
         let config = ProxyConfig { node_name: machine.name.clone(), cluster_cidrs, ..ProxyConfig::default() };
-        supervisor.start(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?).await?;
+        supervisor.launch(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?)?;
     }
     if let Some(client) = machine.dns {
         let networks = [&machine.cluster.cluster_cidr, &machine.cluster.service_cidr];
@@ -80,7 +80,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
             cluster_dns: vec![machine.cluster.cluster_dns],
             ..pharos_dns::Config::default()
         };
-        supervisor.start(Dns::new(config, client, &registries.of("coredns"))?).await?;
+        supervisor.launch(Dns::new(config, client, &registries.of("coredns"))?)?;
     }
 
     let cidrs = machine.cluster.cluster_cidr.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?;
@@ -100,7 +100,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     };
     let tls = ServerTls { certificate: machine.serving, client_roots: machine.client_roots };
     let kubelet = Kubelet::new(config, machine.client, runtime, network, Some(tls), &registries.of("kubelet"))?;
-    supervisor.start(kubelet).await?;
+    supervisor.launch(kubelet)?;
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub async fn start(
         api.mount("/observe/prometheus", Arc::new(Prometheus(metrics.handler())));
         let group = ApiGroup { group: "metrics.k8s.io", version: "v1beta1", resources: ResourceMetricsHandler::resources() };
         api.mount_group(group, Arc::new(Resource(metrics.resource_metrics())));
-        supervisor.start(metrics).await?;
+        supervisor.launch(metrics)?;
     }
     if plan.runs(Part::Logging) {
         let config = pharos_logging::Config {
@@ -51,7 +51,7 @@ pub async fn start(
         let client = clients.of(UserInfo::service_account("kube-system", "pharos-logging", ""));
         let logging = Logging::new(config, records, client, &registries.of("logging"))?;
         api.mount("/observe/loki", Arc::new(Loki(logging.handler())));
-        supervisor.start(logging).await?;
+        supervisor.launch(logging)?;
     }
     Ok(())
 }

@@ -9,7 +9,11 @@ use std::{
 use anyhow::Context as _;
 use pharos_apiserver::{
     Api, Parts,
-    authn::{self, UserInfo, issuer::{self, TokenIssuer}, jws},
+    authn::{
+        self, UserInfo,
+        issuer::{self, TokenIssuer},
+        jws,
+    },
 };
 use pharos_controllers::Controllers;
 use pharos_scheduler::Scheduler;
@@ -53,7 +57,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     }
     if runs(Part::Scheduler) {
         let client = clients.of(UserInfo::new("system:kube-scheduler", ["system:authenticated"]));
-        supervisor.start(Scheduler::new(client, &registries.of("kube-scheduler"))?).await?;
+        supervisor.launch(Scheduler::new(client, &registries.of("kube-scheduler"))?)?;
     }
     crate::observe::start(&plan, &keys, &clients, &api, &registries, records, &mut supervisor).await?;
     if runs(Part::Dns) {
@@ -169,9 +173,11 @@ impl Plan {
     /// What the API server's certificate holds for.
     fn server_names(&self) -> (Vec<String>, Vec<IpAddr>) {
         let domain = &self.cluster.cluster_domain;
-        let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).into();
+        let mut names: Vec<String> =
+            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).into();
         names.extend([format!("kubernetes.default.svc.{domain}"), self.node.clone()]);
-        let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), self.address, self.advertise];
+        let mut addresses =
+            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), self.address, self.advertise];
         addresses.extend(first_address(&self.cluster.service_cidr));
         addresses.extend(Some(self.options.bind_address).filter(|a| !a.is_unspecified()));
         for san in &self.options.tls_san {
@@ -233,11 +239,7 @@ impl Keys {
         Ok(Self {
             server: identity(&dir, "apiserver", Template::server("kube-apiserver", names, addresses))?,
             kubelet: identity(&node_dir, "kubelet", kubelet)?,
-            kubelet_client: identity(
-                &dir,
-                "apiserver-kubelet-client",
-                Template::client(Subject::new("kube-apiserver", &[])),
-            )?,
+            kubelet_client: identity(&dir, "apiserver-kubelet-client", Template::client(Subject::new("kube-apiserver", &[])))?,
             admin: identity(&dir, "admin", Template::client(Subject::new("pharos-admin", &["system:masters"])))?,
             tokens: pki::load_or_create_signing_key(&dir, "service-account")?,
             ca,
@@ -284,7 +286,8 @@ async fn start_api(
     files::private_folder(&folder)?;
     let config = pharos_store::Config::new(folder);
     let metrics = pharos_store::Metrics::new(&registries.of("store"))?;
-    let store = tokio::task::spawn_blocking(move || Embedded::open(config, Clock::system(), metrics)).await?.context("open the store")?;
+    let store =
+        tokio::task::spawn_blocking(move || Embedded::open(config, Clock::system(), metrics)).await?.context("open the store")?;
     supervisor.start(Maintenance::new(store.clone())).await?;
 
     let gather = {
@@ -336,7 +339,7 @@ async fn start_controllers(
     };
     let clients = clients.clone();
     let clients = Arc::new(move |name: &str| clients.service_account("kube-system", name));
-    supervisor.start(Controllers::new(clients, config, &registries.of(Controllers::NAME))?).await?;
+    supervisor.launch(Controllers::new(clients, config, &registries.of(Controllers::NAME))?)?;
     Ok(())
 }
 

@@ -111,7 +111,8 @@ fn insert(mut arguments: Vec<OsString>, options: BTreeMap<String, Vec<String>>) 
     let given = |key: &str| {
         arguments.iter().skip(2).any(|argument| {
             let text = argument.to_string_lossy();
-            text.strip_prefix("--").is_some_and(|flag| flag == key || flag.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+            text.strip_prefix("--")
+                .is_some_and(|flag| flag == key || flag.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
         })
     };
     let from_files: Vec<OsString> = options
@@ -145,8 +146,15 @@ mod tests {
             &["node-name: a\ntls-san: [x, y]\n", "node-name: b\ntls-san+: [z]\nhttps-port: 7443\n"],
             &["pharos", "server", "--cluster-dns", "10.43.0.11"],
             &[
-                "pharos", "server", "--https-port=7443", "--node-name=b", "--tls-san=x", "--tls-san=y", "--tls-san=z",
-                "--cluster-dns", "10.43.0.11",
+                "pharos",
+                "server",
+                "--https-port=7443",
+                "--node-name=b",
+                "--tls-san=x",
+                "--tls-san=y",
+                "--tls-san=z",
+                "--cluster-dns",
+                "10.43.0.11",
             ],
         );
     }

@@ -72,8 +72,10 @@ fn cgroups() -> Verdict {
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         return Fine("version 2".into());
     }
-    let missing: Vec<&str> =
-        ["cpu", "memory", "pids", "devices", "freezer"].into_iter().filter(|c| !Path::new("/sys/fs/cgroup").join(c).exists()).collect();
+    let missing: Vec<&str> = ["cpu", "memory", "pids", "devices", "freezer"]
+        .into_iter()
+        .filter(|c| !Path::new("/sys/fs/cgroup").join(c).exists())
+        .collect();
     if missing.is_empty() { Fine("version 1".into()) } else { Bad(format!("controllers are missing: {}", missing.join(", "))) }
 }
 

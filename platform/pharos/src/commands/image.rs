@@ -55,7 +55,8 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
 
 async fn load(archive: &Path, options: &ImageOptions) -> anyhow::Result<()> {
     // The node reads the archive itself, so it must be a file.
-    let standard_input = (archive == Path::new("-")).then(|| std::env::temp_dir().join(format!("pharos-load-{}", std::process::id())));
+    let standard_input =
+        (archive == Path::new("-")).then(|| std::env::temp_dir().join(format!("pharos-load-{}", std::process::id())));
     if let Some(copy) = &standard_input {
         std::io::copy(&mut std::io::stdin().lock(), &mut std::fs::File::create(copy)?).context("copy standard input")?;
     }

@@ -79,7 +79,11 @@ impl Row {
         Self {
             token: text("token-id").unwrap_or_default(),
             expires: text("expiration"),
-            usages: usages.iter().filter(|u| text(&format!("usage-bootstrap-{u}")).as_deref() == Some("true")).map(|u| (*u).into()).collect(),
+            usages: usages
+                .iter()
+                .filter(|u| text(&format!("usage-bootstrap-{u}")).as_deref() == Some("true"))
+                .map(|u| (*u).into())
+                .collect(),
             description: text("description").unwrap_or_default(),
         }
     }
