@@ -55,14 +55,12 @@ fn extremes(aggregation: &Aggregation, series: Vec<Series>, steps: usize) -> Vec
         groups.entry(aggregation.grouping.of(one.labels.clone())).or_default().push(at);
     }
     let mut kept: Vec<Vec<Option<f64>>> = vec![vec![None; steps]; series.len()];
-    for members in groups.values() {
-        for step in 0..steps {
-            let mut values: Vec<(usize, f64)> =
-                members.iter().filter_map(|at| series[*at].values[step].map(|value| (*at, value))).collect();
-            values.sort_by(|a, b| if aggregation.op == AggregationOp::Topk { b.1.total_cmp(&a.1) } else { a.1.total_cmp(&b.1) });
-            for (at, value) in values.into_iter().take(aggregation.parameter) {
-                kept[at][step] = Some(value);
-            }
+    for (members, step) in groups.values().flat_map(|members| (0..steps).map(move |step| (members, step))) {
+        let mut values: Vec<(usize, f64)> =
+            members.iter().filter_map(|at| series[*at].values[step].map(|value| (*at, value))).collect();
+        values.sort_by(|a, b| if aggregation.op == AggregationOp::Topk { b.1.total_cmp(&a.1) } else { a.1.total_cmp(&b.1) });
+        for (at, value) in values.into_iter().take(aggregation.parameter) {
+            kept[at][step] = Some(value);
         }
     }
     let kept = series.into_iter().zip(kept).map(|(series, values)| Series { values, ..series });

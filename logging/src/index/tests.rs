@@ -148,3 +148,41 @@ async fn a_full_head_is_sealed_and_memory_stays_bounded() {
     maintenance.await.unwrap();
     assert_eq!(crate::Logging::NAME, "logging");
 }
+
+/// The child writes until it is killed, telling what it was told is stored; nothing of that may be missing or there twice.
+#[test]
+fn what_was_stored_survives_kill_9() {
+    use std::io::BufRead as _;
+    const CHILD: &str = "PHAROS_LOGGING_TEST_CHILD";
+    if let Some(dir) = std::env::var_os(CHILD) {
+        let index = open(dir.as_ref(), 16 * 1024);
+        for number in 0..i64::MAX {
+            append(&index, entries(&[("app", "web")], [(number, format!("line {number}"))]));
+            println!("stored {number}");
+            if !index.state.read().frozen.is_empty() {
+                index.seal(jiff::Timestamp::now()).unwrap();
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["index::tests::what_was_stored_survives_kill_9", "--exact", "--nocapture"])
+        .env(CHILD, dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut stored = 0;
+    for line in output.lines().map_while(Result::ok) {
+        if let Some(number) = line.strip_prefix("stored ") {
+            stored = number.parse::<usize>().unwrap() + 1;
+            if stored == 700 {
+                child.kill().unwrap();
+            }
+        }
+    }
+    child.wait().unwrap();
+    let found = find(&open(dir.path(), usize::MAX), r#"{app="web"}"#);
+    assert!(found.len() >= stored && stored >= 700, "{} of {stored}", found.len());
+    assert!(found.iter().enumerate().all(|(number, line)| *line == format!("line {number}")));
+}

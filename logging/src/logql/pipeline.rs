@@ -98,11 +98,11 @@ impl<'a> Line<'a> {
             ERROR_DETAILS => return self.error.as_ref().map_or("", |(_, details)| details),
             _ => {}
         }
-        let stream = || self.from_stream(name);
+        let stream = || self.stream_label(name);
         self.parsed.get(name).or_else(|| self.metadata.get(name)).or_else(stream).unwrap_or_default()
     }
 
-    fn from_stream(&self, name: &str) -> Option<&str> {
+    fn stream_label(&self, name: &str) -> Option<&str> {
         if self.hidden.iter().any(|hidden| hidden == name) { None } else { self.stream.get(name) }
     }
 
@@ -134,7 +134,7 @@ impl<'a> Line<'a> {
 
     /// Sets a label that a parser found; one that the stream has already is named `…_extracted`, as in Loki.
     pub(super) fn extract(&mut self, name: &str, value: &str) {
-        let taken = self.from_stream(name).is_some() || self.metadata.get(name).is_some();
+        let taken = self.stream_label(name).is_some() || self.metadata.get(name).is_some();
         let name: Cow<'_, str> = if taken { format!("{name}_extracted").into() } else { name.into() };
         self.parsed.set(name.as_ref(), value);
     }
@@ -164,7 +164,7 @@ impl<'a> Line<'a> {
                 }
             }
             _ => {
-                if self.from_stream(name).is_some() {
+                if self.stream_label(name).is_some() {
                     self.hidden.push(name.to_owned());
                 }
                 self.metadata.remove(name);
