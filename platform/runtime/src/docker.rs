@@ -143,8 +143,15 @@ impl Docker {
         let state = config.state.clone();
         blocking(move || std::fs::create_dir_all(state.join("pods")).context(|| format!("create {}", state.display()))).await?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        let inner =
-            Arc::new(Inner { config, client, events, tasks: Mutex::default(), logs: Mutex::default(), usage: Mutex::default(), users: Mutex::default() });
+        let inner = Arc::new(Inner {
+            config,
+            client,
+            events,
+            tasks: Mutex::default(),
+            logs: Mutex::default(),
+            usage: Mutex::default(),
+            users: Mutex::default(),
+        });
         inner.ensure_pause_image().await?;
         let follower = Arc::downgrade(&inner);
         let since = Timestamp::now();

@@ -136,13 +136,13 @@ impl LogWriter {
     }
 
     fn rotate(&mut self, now: Timestamp) {
-        let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
-        let mut name = format!("{}.{stamp}", self.path.display());
-        let mut again = 0;
-        while Path::new(&name).exists() {
-            again += 1;
-            name = format!("{}.{stamp}.{again:03}", self.path.display());
-        }
+        let base = format!("{}.{}", self.path.display(), now.strftime("%Y%m%d-%H%M%S"));
+        // Several in one second are numbered on, even when the first are gone, so that names sort by age.
+        let last = rotated(&self.path).pop().map(|path| path.display().to_string()).unwrap_or_default();
+        let name = match last.strip_prefix(&base) {
+            Some(rest) => format!("{base}.{:03}", rest.trim_start_matches('.').parse::<u32>().unwrap_or(0) + 1),
+            None => base,
+        };
         // When the file can't be moved it grows on; the next line tries again.
         if fs::rename(&self.path, &name).is_err() || self.reopen().is_err() {
             return;
