@@ -116,7 +116,8 @@ fn series_end(line: &str) -> Option<usize> {
     while at < bytes.len() && !matches!(bytes[at], b'{' | b' ' | b'\t') {
         at += 1;
     }
-    if bytes.get(at) != Some(&b'{') {
+    let space = bytes[at..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+    if bytes.get(at + space) != Some(&b'{') {
         return Some(at);
     }
     let mut quoted = false;
@@ -312,6 +313,7 @@ mod tests {
         );
         check(r#"a_bucket{le="1",} 2"#, Ok((r#"{__name__="a_bucket", le="1.0"}"#, 2.0, None)));
         check(r#"{"my.metric", "l.x"="y"} 2e3"#, Ok((r#"{__name__="my.metric", l.x="y"}"#, 2000.0, None)));
+        check(r#"a {b="c"} 1"#, Ok((r#"{__name__="a", b="c"}"#, 1.0, None)));
         check(r#"a{b="c"#, Err("unclosed braces"));
         check("a b", Err("no value"));
         check("a 1 2 3", Err("text after the sample"));

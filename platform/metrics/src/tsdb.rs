@@ -98,6 +98,8 @@ struct Head {
     index: Index,
     symbols: AHashSet<Sym>,
     next_id: SeriesId,
+    /// While the log is read: series that were removed and made again under another id are one.
+    aliases: AHashMap<SeriesId, SeriesId>,
 }
 
 /// What became of a batch of samples.
@@ -199,6 +201,7 @@ impl Tsdb {
         if let Some(dir) = db.options.dir.clone() {
             let wal = Wal::open(&dir, &db.metrics, &mut |record| db.replay(record))?;
             db.wal = Some(Mutex::new(wal));
+            db.head.get_mut().aliases = AHashMap::new();
         }
         db.gauges();
         Ok(db)
@@ -460,12 +463,16 @@ impl Tsdb {
         let mut head = self.head.write();
         match record {
             Record::Series(id, labels) => {
-                if !head.series.contains_key(&id) && !head.by_labels.contains_key(&labels) {
-                    head.insert(id, &labels);
+                head.next_id = head.next_id.max(id);
+                match head.by_labels.get(&labels).copied() {
+                    Some(known) if known != id => drop(head.aliases.insert(id, known)),
+                    Some(_) => {}
+                    None => drop(head.insert(id, &labels)),
                 }
             }
             Record::Samples(samples) => {
                 for (id, sample) in samples {
+                    let id = head.aliases.get(&id).copied().unwrap_or(id);
                     match head.series.get(&id) {
                         // What the checkpoint holds already comes again: refused as old.
                         Some(series) => drop(self.push(series, sample)),

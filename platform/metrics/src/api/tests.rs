@@ -74,12 +74,12 @@ async fn what_grafana_asks() {
 
 #[tokio::test]
 async fn values_have_upstreams_shape() {
-    let vector = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a"},"value":[30.5,"2"]}]}}"#;
+    let vector = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a"},"value":[30.500,"2"]}]}}"#;
     check("GET", "/api/v1/query?query=up%7Bjob%3D%22a%22%7D&time=30.5", "", 200, vector).await;
     let matrix =
         r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"job":"a"},"values":[[0,"0"],[30,"4"]]}]}}"#;
     check("GET", "/api/v1/query_range?query=up%7Bjob%3D%22a%22%7D*2&start=0&end=30&step=30s", "", 200, matrix).await;
-    let text = r#"{"status":"success","data":{"resultType":"string","result":[1.5,"x"]}}"#;
+    let text = r#"{"status":"success","data":{"resultType":"string","result":[1.500,"x"]}}"#;
     check("GET", "/api/v1/query?query=%22x%22&time=1.5", "", 200, text).await;
     let series = r#"{"status":"success","data":[{"__name__":"up","job":"a"},{"__name__":"up","job":"b"}]}"#;
     check("GET", "/api/v1/series?match[]=up&match[]=%7Bjob%3D%22b%22%7D", "", 200, series).await;

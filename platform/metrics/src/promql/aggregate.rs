@@ -119,17 +119,19 @@ fn select(op: AggregateOp, parameter: &[f64], rows: Vec<Row>, groups: &[Group], 
             let k = parameter.get(i).copied().unwrap_or_default().max(0.0) as usize;
             for row in there.into_iter().take(k) {
                 keep[row][i] = true;
-                if i + 1 == grid.len {
+                if grid.len == 1 {
                     order.push(row);
                 }
             }
         }
     }
     // An instant query gets them in order of value.
-    let rest = (0..rows.len()).filter(|r| grid.len > 1 && !order.contains(r)).collect::<Vec<_>>();
+    if grid.len > 1 {
+        order = (0..rows.len()).collect();
+    }
     let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
     let mut out = Vec::new();
-    for at in order.into_iter().chain(rest) {
+    for at in order {
         let Some(mut row) = rows[at].take() else { continue };
         for (v, keep) in row.values.iter_mut().zip(&keep[at]) {
             if !keep {

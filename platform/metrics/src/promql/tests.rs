@@ -63,7 +63,10 @@ fn values(text: &str) -> Vec<Option<f64>> {
         }
         // The sign of the step is the last one that follows a digit.
         let at = base.char_indices().skip(1).filter(|(i, c)| "+-".contains(*c) && !base[..*i].ends_with('e')).last();
-        let (start, step) = at.map_or((number(base), 0.0), |(i, _)| (number(&base[..i]), number(&base[i..])));
+        let (start, step) = match at {
+            Some((i, _)) => (number(&base[..i]), number(&base[i..])),
+            None => (number(base), 0.0),
+        };
         out.extend((0..=times).map(|i| Some(start + step * i as f64)));
     }
     out

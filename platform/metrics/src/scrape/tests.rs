@@ -77,7 +77,7 @@ async fn a_registry_becomes_series() {
         ]
     );
     let state = target.state.lock();
-    assert_eq!((state.health, state.metadata["h"].kind.as_str()), (Health::Up, "histogram"));
+    assert_eq!((state.health, state.metadata["g"].kind.as_str()), (Health::Up, "gauge"));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_failed_scrape_ends_the_series() {
     // A time of its own: no marker. A label of its own: out of the way.
     assert_eq!(series[1], r#"{__name__="b", exported_job="x"} 2@500"#);
     assert_eq!(series.last().unwrap(), r#"{__name__="up"} 1@1000 0@2000"#);
-    assert_eq!(target.state.lock().error, "server returned HTTP status 500 No");
+    assert_eq!(target.state.lock().error, "server returned HTTP status 500 Internal Server Error");
 }
 
 #[tokio::test]

@@ -128,6 +128,26 @@ fn a_torn_tail_is_cut_and_appended_after() {
 }
 
 #[test]
+fn a_series_made_again_is_one_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = || Options { retention_ms: 60_000, ..options(dir.path()) };
+    let db = open(bounds());
+    add(&db, "__name__=a", &[(1000, 1.0)]);
+    db.retain(100_000);
+    assert!(dump(&db).is_empty());
+    add(&db, "__name__=a", &[(100_000, 2.0)]);
+    db.flush().unwrap();
+    drop(db);
+    let db = open(bounds());
+    assert_eq!(dump(&db)[0].1, [(1000, 1.0), (100_000, 2.0)]);
+    add(&db, "__name__=b", &[(100_000, 3.0)]);
+    db.flush().unwrap();
+    let all = dump(&db);
+    drop(db);
+    assert_eq!(dump(&open(bounds())), all);
+}
+
+#[test]
 fn retention_drops_old_chunks_and_empty_series() {
     let bounds = Options { dir: None, retention_ms: 3_600_000, retention_bytes: 0, checkpoint_bytes: u64::MAX };
     let db = open(bounds.clone());
