@@ -217,6 +217,20 @@ pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
     left
 }
 
+/// Takes away the suite's own directory, mounts and cgroup.
+pub(crate) fn sweep(dir: &Path, cgroup: &str) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(dir))
+    {
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+    }
+    let _ = std::fs::remove_dir_all(dir);
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        // A cgroup with something in it stays.
+        let _ = std::fs::remove_dir(hierarchy.path().join(cgroup.trim_start_matches('/')));
+    }
+}
+
 /// Stands in while a runtime is dropped.
 struct Nothing;
 

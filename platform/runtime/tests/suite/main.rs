@@ -59,10 +59,11 @@ fn embedded_runtime() {
         return;
     }
     let dir = std::env::temp_dir().join(format!("pharos-runtime-{}", std::process::id()));
+    let cgroup = format!("/pharos-test-{}", std::process::id());
     let config = EmbeddedConfig {
         root: dir.join("root"),
         state: dir.join("state"),
-        cgroup_parent: format!("/pharos-test-{}", std::process::id()),
+        cgroup_parent: cgroup.clone(),
         helper: PathBuf::from(env!("CARGO_BIN_EXE_pharos-shim")),
         ..EmbeddedConfig::default()
     };
@@ -77,7 +78,7 @@ fn embedded_runtime() {
         run_all(&mut bench).await
     });
     let left = bench::leftovers(&dir);
-    let _ = std::fs::remove_dir_all(&dir);
+    bench::sweep(&dir, &cgroup);
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(left, Vec::<String>::new(), "left behind");
 }
@@ -93,11 +94,8 @@ fn docker_runtime() {
     }
     let dir = std::env::temp_dir().join(format!("pharos-docker-{}", std::process::id()));
     let daemon = dockerd::Dockerd::start(&dir).expect("dockerd starts");
-    let config = DockerConfig {
-        socket: daemon.socket.clone(),
-        state: dir.join("state"),
-        cgroup_parent: format!("/pharos-test-{}", std::process::id()),
-    };
+    let cgroup = format!("/pharos-test-{}", std::process::id());
+    let config = DockerConfig { socket: daemon.socket.clone(), state: dir.join("state"), cgroup_parent: cgroup.clone() };
     let failed = main_runtime().block_on(async {
         let parent = config.cgroup_parent.clone();
         let open = move || {
@@ -109,6 +107,6 @@ fn docker_runtime() {
         run_all(&mut bench).await
     });
     drop(daemon);
-    let _ = std::fs::remove_dir_all(&dir);
+    bench::sweep(&dir, &cgroup);
     assert!(failed.is_empty(), "{failed:#?}");
 }
