@@ -173,10 +173,10 @@ pub(crate) fn labels(series: &str) -> Result<Builder, &'static str> {
     if builder.get(METRIC_NAME).is_empty() {
         return Err("no metric name");
     }
-    if builder.get(METRIC_NAME).ends_with("_bucket") {
-        if let Some(le) = parse_float(builder.get("le")) {
-            builder.set("le", open_metrics_float(le));
-        }
+    if builder.get(METRIC_NAME).ends_with("_bucket")
+        && let Some(le) = parse_float(builder.get("le"))
+    {
+        builder.set("le", open_metrics_float(le));
     }
     if let Some(q) = parse_float(builder.get("quantile")) {
         builder.set("quantile", open_metrics_float(q));

@@ -365,11 +365,11 @@ impl Tsdb {
         if self.options.retention_ms > 0 {
             cutoff = now_ms - self.options.retention_ms;
         }
-        if self.options.retention_bytes > 0 {
-            if let Some(by_size) = self.size_cutoff(self.options.retention_bytes) {
-                self.metrics.size_retentions.inc();
-                cutoff = cutoff.max(by_size);
-            }
+        if self.options.retention_bytes > 0
+            && let Some(by_size) = self.size_cutoff(self.options.retention_bytes)
+        {
+            self.metrics.size_retentions.inc();
+            cutoff = cutoff.max(by_size);
         }
         if cutoff == i64::MIN {
             return;

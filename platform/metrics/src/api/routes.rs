@@ -357,10 +357,8 @@ impl ListingRequest {
         if selectors.is_empty() && matches!(listing, Listing::Series | Listing::Federate) {
             return Err("no match[] parameter provided".to_owned());
         }
-        if let Listing::Values(name) = &listing {
-            if name.is_empty() {
-                return Err(format!("invalid label name: {name:?}"));
-            }
+        if matches!(&listing, Listing::Values(name) if name.is_empty()) {
+            return Err("invalid label name: \"\"".to_owned());
         }
         let (start, end) = match listing {
             Listing::Federate => (now - LOOKBACK_MS + 1, now),

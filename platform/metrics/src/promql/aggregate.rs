@@ -104,6 +104,7 @@ fn select(op: AggregateOp, parameter: &[f64], rows: Vec<Row>, groups: &[Group], 
     let mut keep: Vec<Vec<bool>> = vec![vec![false; grid.len]; rows.len()];
     let mut order: Vec<usize> = Vec::new();
     for group in groups {
+        #[expect(clippy::needless_range_loop, reason = "the step indexes several lists")]
         for i in 0..grid.len {
             let mut there: Vec<usize> = group.rows.iter().copied().filter(|r| !is_stale(rows[*r].values[i])).collect();
             if op != AggregateOp::Limitk {

@@ -235,7 +235,7 @@ fn result_labels(binary: &Binary, many: &Labels, one: &Labels) -> Labels {
     let named = |name: &str| matching.labels.iter().any(|l| l == name);
     let labels = match matching.group {
         Group::OneToOne if matching.on => many.filter(|name| named(name) && !(drops_name && name == METRIC_NAME)),
-        Group::OneToOne => many.filter(|name| !named(name) && !(drops_name && name == METRIC_NAME)),
+        Group::OneToOne => many.filter(|name| !(named(name) || drops_name && name == METRIC_NAME)),
         _ if drops_name => many.without_name(),
         _ => many.clone(),
     };

@@ -171,7 +171,7 @@ fn each(mut rows: Vec<Row>, f: impl Fn(usize, f64) -> f64) -> Result<Value> {
     Ok(Value::Vector(merge(rows)?))
 }
 
-fn text<'n>(args: &'n [Node], i: usize) -> Result<&'n str> {
+fn text(args: &[Node], i: usize) -> Result<&str> {
     match args.get(i) {
         Some(Node::Text(text)) => Ok(text),
         _ => failed("expected a string"),

@@ -112,12 +112,12 @@ impl Wal {
             self.samples.extend_from_slice(&sample.v.to_le_bytes());
             self.last_t = sample.t;
         }
-        if self.samples.len() > MAX_PENDING {
-            if let Err(error) = self.write_pending() {
-                tracing::error!(error = %error, "samples could not be logged and are in memory only");
-                self.samples.clear();
-                self.last_t = 0;
-            }
+        if self.samples.len() > MAX_PENDING
+            && let Err(error) = self.write_pending()
+        {
+            tracing::error!(error = %error, "samples could not be logged and are in memory only");
+            self.samples.clear();
+            self.last_t = 0;
         }
     }
 
