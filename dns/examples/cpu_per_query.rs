@@ -26,6 +26,7 @@ const THREAD: &str = "dns-server";
 fn main() -> Result<()> {
     let token = CancellationToken::new();
     let server = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name(THREAD).enable_all().build()?;
+    let guard = server.enter();
     let registry = prometheus::Registry::new();
     // With an address, it is put on the dummy interface of this network namespace, and asked there.
     let config = match std::env::args().nth(1) {
@@ -35,10 +36,9 @@ fn main() -> Result<()> {
     let dns = Dns::new(config, kube::Client::new(tower::service_fn(list), "default"), &registry)?;
     let mut addresses = dns.addresses();
     let ctx = Ctx::for_test(token.clone());
-    let running = server.handle().block_on(async {
-        let run = ctx.clone();
-        ctx.spawn("dns", async move { dns.run(run).await })
-    });
+    let run = ctx.clone();
+    let running = ctx.spawn("dns", async move { dns.run(run).await });
+    drop(guard);
     let wait = async {
         tokio::time::timeout(Duration::from_secs(60), addresses.wait_for(|a| !a.is_empty())).await.map(|a| a.map(|a| a[0]))
     };

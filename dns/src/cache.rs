@@ -15,12 +15,14 @@ use crate::{
 
 /// Two bounded caches, of answers and of denials.
 pub(crate) struct Cache {
-    sorts: Option<[sync::Cache<Box<[u8]>, Entry, UnitWeighter, RandomState, Evictions>; 2]>,
+    sorts: Option<[Sort; 2]>,
     limits: [u32; 2],
     metrics: Arc<Metrics>,
     /// The served address to which entries are counted, as all share one cache.
     server: String,
 }
+
+type Sort = sync::Cache<Box<[u8]>, Entry, UnitWeighter, RandomState, Evictions>;
 
 /// A reply and how long it is good for.
 #[derive(Clone)]

@@ -51,8 +51,9 @@ impl Dns {
         self.addresses.subscribe()
     }
 
-    /// Serves names of what `feed` holds until the component is stopped.
-    pub(crate) async fn serve(&self, ctx: &Ctx, feed: Feed) -> Result<()> {
+    /// Serves names of what `feed` gives until the component is stopped. Asks for it only when the addresses are bound: what
+    /// a feed has started ends with the component, not with a run that fails.
+    pub(crate) async fn serve(&self, ctx: &Ctx, feed: impl FnOnce() -> Feed) -> Result<()> {
         let mut bound = Vec::new();
         for address in &self.settings.listen {
             bound.push(bind::listen(*address, self.settings.sockets)?);
@@ -71,7 +72,7 @@ impl Dns {
         });
         let upstreams = Upstreams { engine: engine.clone(), own: addresses.clone() };
         upstreams.load().await;
-        ctx.spawn("records", feed.clone().follow(ctx.clone(), engine.clone()));
+        ctx.spawn("records", feed().follow(ctx.clone(), engine.clone()));
         let synced = wait_synced(&engine);
         tokio::select! {
             () = ctx.stopped() => return Ok(()),
@@ -113,8 +114,7 @@ impl Component for Dns {
 
     async fn run(&self, ctx: Ctx) -> Result<()> {
         bind::claim(&self.settings.claim).await?;
-        let feed = Feed::start(&ctx, &self.client, self.settings.pods);
-        let done = self.serve(&ctx, feed).await;
+        let done = self.serve(&ctx, || Feed::start(&ctx, &self.client, self.settings.pods)).await;
         if !self.settings.claim.is_empty() {
             bind::release().await?;
         }

@@ -231,8 +231,7 @@ fn external(
         (chain, none_for_type) = (Vec::new(), true);
     } else if query.kind != kind::CNAME {
         let mut packet = Vec::new();
-        loop {
-            let Some(target) = chain.last() else { break };
+        while let Some(target) = chain.last() {
             wire_query(&mut packet, 0, [0, 0], target.as_bytes(), query.kind, false);
             let Ok(step) = Query::read(&packet) else { break };
             let Some(before) = step.labels_before(settings.zone.as_bytes()) else { return Verdict::Elsewhere(chain) };

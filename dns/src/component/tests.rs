@@ -52,7 +52,7 @@ async fn start(config: Config) -> Running {
     cluster.slices.into_iter().for_each(|object| feed.slices.insert(object));
     let mut addresses = dns.addresses();
     let (run, with) = (ctx.clone(), feed.clone());
-    ctx.spawn("dns", async move { dns.serve(&run, with).await.unwrap() });
+    ctx.spawn("dns", async move { dns.serve(&run, || with).await.unwrap() });
     let address = tokio::time::timeout(DEADLINE, addresses.wait_for(|a| !a.is_empty())).await.unwrap().unwrap()[0];
     Running { address, feed, registry, ctx, _stop: token.drop_guard() }
 }
