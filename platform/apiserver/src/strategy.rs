@@ -210,6 +210,19 @@ pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
         ("admissionregistration.k8s.io", resource) => {
             vec![format!("{resource} are stored but not enforced: this API server does not call admission webhooks or policies")]
         }
+        ("networking.k8s.io", "networkpolicies") => {
+            vec!["networkpolicies are stored but not enforced: the pod network of Pharos does not filter traffic".to_owned()]
+        }
+        ("autoscaling", "horizontalpodautoscalers") => {
+            vec!["horizontalpodautoscalers are stored but have no effect: Pharos has no controller of them".to_owned()]
+        }
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            let signer = object["spec"]["signerName"].as_str().filter(|name| name.starts_with("kubernetes.io/"));
+            signer
+                .map(|name| format!("certificatesigningrequests for {name} can be approved, but nothing signs them"))
+                .into_iter()
+                .collect()
+        }
         ("apiregistration.k8s.io", "apiservices") => {
             vec!["apiservices are stored but not served: this API server does not aggregate other API servers".to_owned()]
         }
