@@ -67,7 +67,6 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         cluster: state.cluster,
         dns: Some(client.clone()),
         proxy: Some(client.clone()),
-        network: client.clone(),
         client,
         serving,
         client_roots: Arc::new(roots),

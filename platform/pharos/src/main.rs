@@ -4,6 +4,8 @@
 //! alone; the other commands are small clients of a running server. What a component does is in its own crate; here is
 //! only which of them run, in which order, and what each is given ([`server`]).
 
+#![expect(unreachable_pub, reason = "nothing is outside of a binary")]
+
 mod cli; // What can be said,
 mod settings; // also in files;
 mod commands; // the small commands,

@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::Context as _;
 use pharos_dns::Dns;
-use pharos_network::{BridgeConfig, BridgeNetwork, ProxyConfig, ServiceProxy};
+use pharos_network::{Backend, BridgeConfig, BridgeNetwork, PodRoutes, ProxyConfig, RoutesConfig, ServiceProxy};
 use pharos_node::{Config, Kubelet, ServerTls};
-use pharos_runtime::{Embedded, EmbeddedConfig, Runtime};
-use pharos_telemetry::{Registries, Supervisor};
+use pharos_runtime::{Docker, DockerConfig, Embedded, EmbeddedConfig, Instrumented, Runtime};
+use pharos_telemetry::{Component as _, Registries, Supervisor};
 use pharos_transport::pki::Identity;
 use rustls::RootCertStore;
 
@@ -53,15 +53,13 @@ pub struct Machine<'a> {
     pub dns: Option<kube::Client>,
     /// Acts as the service proxy; `None`: not here.
     pub proxy: Option<kube::Client>,
-    /// Reads Nodes, to keep routes to their pods.
-    pub network: kube::Client,
     /// The kubelet's serving certificate.
     pub serving: Arc<Identity>,
     /// The CA of those who may ask the kubelet.
     pub client_roots: Arc<RootCertStore>,
 }
 
-/// Starts runtime, pod network, service proxy, DNS and kubelet, in this order.
+/// Starts runtime, service proxy, DNS, pod network and kubelet, in this order.
 pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &mut Supervisor) -> anyhow::Result<()> {
     let layout = Layout(machine.options.data_dir.clone());
     let runtime = runtime(machine.options, &layout, registries).await?;
@@ -83,6 +81,8 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
         supervisor.launch(Dns::new(config, client, &registries.of("coredns"))?)?;
     }
 
+    let config = RoutesConfig { node_name: machine.name.clone(), backend: Backend::default() };
+    supervisor.launch(PodRoutes::new(config, machine.client.clone(), &registries.of(PodRoutes::NAME))?)?;
     let cidrs = machine.cluster.cluster_cidr.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?;
     let network = Arc::new(BridgeNetwork::new(BridgeConfig::new(layout.network(), cidrs)));
 
@@ -104,7 +104,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     Ok(())
 }
 
-async fn runtime(options: &NodeOptions, layout: &Layout, _registries: &Registries) -> anyhow::Result<Arc<dyn Runtime>> {
+async fn runtime(options: &NodeOptions, layout: &Layout, registries: &Registries) -> anyhow::Result<Arc<dyn Runtime>> {
     let state = layout.run()?;
     crate::files::private_folder(&state)?;
     let link = layout.0.join("agent/run");
@@ -113,6 +113,7 @@ async fn runtime(options: &NodeOptions, layout: &Layout, _registries: &Registrie
         let _ = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(&state, &link).with_context(|| format!("link {}", link.display()))?;
     }
+    let metrics = pharos_runtime::Metrics::new(&registries.of("kubelet"))?;
     match options.runtime {
         crate::cli::Runtime::Embedded => {
             let config = EmbeddedConfig {
@@ -121,9 +122,14 @@ async fn runtime(options: &NodeOptions, layout: &Layout, _registries: &Registrie
                 insecure_registries: options.insecure_registry.clone(),
                 ..EmbeddedConfig::default()
             };
-            Ok(Arc::new(Embedded::open(config).await.context("open the container runtime")?))
+            let runtime = Embedded::open(config).await.context("open the container runtime")?;
+            Ok(Arc::new(Instrumented::new(runtime, metrics)))
         }
-        crate::cli::Runtime::Docker => anyhow::bail!("--runtime docker is not wired"),
+        crate::cli::Runtime::Docker => {
+            let config = DockerConfig { state, ..DockerConfig::default() };
+            let runtime = Docker::open(config).await.context("reach the Docker Engine")?;
+            Ok(Arc::new(Instrumented::new(runtime, metrics)))
+        }
     }
 }
 

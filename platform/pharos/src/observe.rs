@@ -33,7 +33,11 @@ pub async fn start(
     if plan.runs(Part::Metrics) {
         let tls = pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?;
         let config = pharos_metrics::Config { dir: plan.layout.metrics(), node_name: plan.node.clone(), ..Default::default() };
-        let sources = Sources { registries: registries.clone(), kubelet_tls: Some(tls), pod_tls: None };
+        let sources = Sources {
+            registries: registries.clone(),
+            kubelet_tls: Some(tls),
+            pod_tls: Some(pki::client_config_without_verification()?),
+        };
         let client = clients.service_account("kube-system", "pharos-metrics");
         let metrics = Metrics::new(config, sources, client, &registries.of("prometheus"))?;
         api.mount("/observe/prometheus", Arc::new(Prometheus(metrics.handler())));

@@ -73,7 +73,6 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
             client,
             dns: runs(Part::Dns).then(|| clients.service_account("kube-system", "coredns")),
             proxy: runs(Part::Proxy).then(|| clients.of(UserInfo::new("system:kube-proxy", ["system:authenticated"]))),
-            network: clients.of(UserInfo::new("system:kube-proxy", ["system:authenticated"])),
             serving: keys.kubelet.clone(),
             client_roots: keys.ca.roots(),
         };
