@@ -92,7 +92,6 @@ impl Ctx {
         gauge.inc();
         let guard = TaskGuard(gauge);
         let span = tracing::info_span!("task", task = name);
-        #[expect(clippy::disallowed_methods, reason = "the one place where tasks of components start")]
         self.tasks.spawn(
             async move {
                 let _guard = guard;

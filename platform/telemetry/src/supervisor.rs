@@ -162,7 +162,10 @@ async fn supervise<C: Component>(component: C, ctx: Ctx, standard: Standard) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     while !ctx.is_stopped() {
         let started = Instant::now();
-        let outcome = run_once(&component, &ctx, &standard).await;
+        // A token of its own, so that tasks of a run that failed end with it.
+        let run = Ctx { token: ctx.token.child_token(), ..ctx.clone() };
+        let outcome = run_once(&component, &run, &standard).await;
+        run.token.cancel();
         standard.ready.set(0);
         ctx.ready.send_replace(false);
         if ctx.is_stopped() {

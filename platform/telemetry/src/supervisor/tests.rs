@@ -81,6 +81,35 @@ async fn stop_waits_for_tasks() {
     assert_eq!(seen, ["run", "task"]);
 }
 
+struct Leaky(Arc<AtomicU32>);
+
+impl Component for Leaky {
+    const NAME: &'static str = "leaky";
+    type Error = Failed;
+
+    async fn run(&self, ctx: Ctx) -> Result<(), Failed> {
+        let (left, task) = (self.0.clone(), ctx.clone());
+        left.fetch_add(1, Ordering::SeqCst);
+        ctx.spawn("side", async move {
+            task.stopped().await;
+            left.fetch_sub(1, Ordering::SeqCst);
+        });
+        ctx.ready();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Err(Failed(0))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_end_with_their_run() {
+    let (mut supervisor, ..) = supervisor();
+    let tasks = Arc::new(AtomicU32::new(0));
+    supervisor.start(Leaky(tasks.clone())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(tasks.load(Ordering::SeqCst) <= 1, "tasks of failed runs are left");
+    supervisor.stop().await;
+}
+
 struct Deaf;
 
 impl Component for Deaf {
