@@ -1,13 +1,6 @@
 //! As much of an API server as informers and patches need, in this process.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    path::Path,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, convert::Infallible, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -17,7 +10,7 @@ use parking_lot::Mutex;
 use pharos_client::kube;
 use pharos_telemetry::{Component, Ctx};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::inside;
