@@ -84,7 +84,8 @@ impl Cluster {
 
     /// Starts a node's process, or starts it again.
     pub fn launch(&mut self, node: usize) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path(&self.nodes[node].name)).expect("a log file");
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(self.log_path(&self.nodes[node].name)).expect("a log file");
         let mut command = self.net.command(node, &binary().display().to_string());
         command.args(&self.nodes[node].arguments).env("PHAROS_LOG", "info").env_remove("KUBECONFIG");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);

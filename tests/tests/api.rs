@@ -113,7 +113,15 @@ const BAD: [(&str, &str, &str, &str, u16, &str, &str); 11] = [
     ("POST", "/api/v1/namespaces/default/configmaps", "text/plain", "hello", 415, "UnsupportedMediaType", ""),
     ("GET", "/api/v1/namespaces/default/configmaps/none", "", "", 404, "NotFound", "configmaps \"none\" not found"),
     ("GET", "/api/v1/namespaces/default/pods?labelSelector=a%3D%3D%3Db", "", "", 400, "BadRequest", "unable to parse"),
-    ("GET", "/api/v1/namespaces/default/pods?fieldSelector=spec.colour%3Dblue", "", "", 400, "BadRequest", "field label not supported"),
+    (
+        "GET",
+        "/api/v1/namespaces/default/pods?fieldSelector=spec.colour%3Dblue",
+        "",
+        "",
+        400,
+        "BadRequest",
+        "field label not supported",
+    ),
     ("GET", "/apis/nothing.example.com/v1/things", "", "", 404, "NotFound", ""),
     ("PATCH", "/api/v1/namespaces/default", "application/json-patch+json", "[{\"op\":\"fly\"}]", 422, "Invalid", ""),
 ];
@@ -128,7 +136,8 @@ fn bad_input_is_refused_with_a_status() {
         assert_eq!(status["reason"], reason, "{method} {path}: {status}");
         assert!(status["message"].as_str().unwrap_or_default().contains(part), "{method} {path}: {status}");
     }
-    let large = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"a"}},"data":{{"k":"{}"}}}}"#, "x".repeat(4 << 20));
+    let large =
+        format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"a"}},"data":{{"k":"{}"}}}}"#, "x".repeat(4 << 20));
     let (code, status) = request(&cluster, "POST", "/api/v1/namespaces/default/configmaps", "application/json", &large);
     assert_eq!((code, status["reason"].as_str()), (413, Some("RequestEntityTooLarge")), "{status}");
 
@@ -150,11 +159,9 @@ fn bad_input_is_refused_with_a_status() {
 fn request(cluster: &Cluster, method: &str, path: &str, kind: &str, body: &str) -> (u16, Value) {
     let config = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
     let field = |name: &str| config.lines().find_map(|l| l.trim().strip_prefix(name)).unwrap().trim().to_owned();
-    for (name, file) in [
-        ("certificate-authority-data:", "ca.pem"),
-        ("client-certificate-data:", "cert.pem"),
-        ("client-key-data:", "key.pem"),
-    ] {
+    for (name, file) in
+        [("certificate-authority-data:", "ca.pem"), ("client-certificate-data:", "cert.pem"), ("client-key-data:", "key.pem")]
+    {
         let decoded = run(std::process::Command::new("base64").arg("-d"), &field(name)).success();
         std::fs::write(cluster.folder().join(file), decoded).unwrap();
     }

@@ -22,8 +22,10 @@ fn acknowledged_objects_survive_a_kill() {
             scope.spawn(move || {
                 for batch in 0..25 {
                     let names: Vec<String> = (0..10).map(|n| format!("w{writer}-{batch}-{n}")).collect();
-                    let manifests: String =
-                        names.iter().map(|n| format!("---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {n}}}}}\n")).collect();
+                    let manifests: String = names
+                        .iter()
+                        .map(|n| format!("---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {n}}}}}\n"))
+                        .collect();
                     let output = cluster.kubectl_of("1.37", &["create", "-f", "-"], &manifests);
                     let created = output.stdout.lines().filter_map(|l| l.strip_prefix("configmap/")?.strip_suffix(" created"));
                     acknowledged.lock().unwrap().extend(created.map(str::to_owned));

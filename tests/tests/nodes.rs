@@ -28,7 +28,8 @@ fn an_agent_joins_and_its_pods_are_reached() {
     }
     // Logs and exec reach through to the other node.
     let path = "jsonpath={.items[0].metadata.name}";
-    let there = cluster.kubectl(&["get", "pods", "--field-selector=spec.nodeName=worker", "-l", "app=demo", "-o", path]).success();
+    let there =
+        cluster.kubectl(&["get", "pods", "--field-selector=spec.nodeName=worker", "-l", "app=demo", "-o", path]).success();
     assert!(cluster.kubectl(&["logs", &there]).success().contains("listening"));
     assert!(cluster.kubectl(&["exec", &there, "--", "/pharos", "--version"]).success().starts_with("pharos "));
 }

@@ -44,7 +44,8 @@ fn grafanas_own_calls_get_data() {
     assert_eq!(health["data"]["result"][0]["value"][1], "2", "{health}");
     for selector in ["{component=\"apiserver\"}", "{namespace=\"default\",container=\"web\"}", "{job=\"kubernetes-events\"}"] {
         eventually(&format!("log lines of {selector}"), Duration::from_secs(30), || {
-            let encoded = selector.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace('=', "%3D").replace(',', "%2C");
+            let encoded =
+                selector.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace('=', "%3D").replace(',', "%2C");
             let answer = get(&cluster, &format!("{loki}/query_range?query={encoded}"))?;
             if answer["data"]["result"].as_array().is_some_and(|r| !r.is_empty()) { Ok(()) } else { Err(answer.to_string()) }
         });
