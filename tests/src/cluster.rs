@@ -103,7 +103,7 @@ impl Cluster {
     /// Asks a node's process to stop and waits for it.
     pub fn stop(&mut self, node: usize) {
         if let Some(mut process) = self.nodes[node].process.take() {
-            run(Command::new("kill").arg(process.id().to_string()), "");
+            let _ = run(Command::new("kill").arg(process.id().to_string()), "");
             for _ in 0..600 {
                 if process.try_wait().expect("the process is ours").is_some() {
                     return;

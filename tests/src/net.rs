@@ -65,7 +65,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for name in self.machines.iter().chain([&self.bridge]) {
-            run(Command::new("ip").args(["netns", "delete", name]), "");
+            let _ = run(Command::new("ip").args(["netns", "delete", name]), "");
         }
     }
 }

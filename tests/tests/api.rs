@@ -1,5 +1,7 @@
 //! The API as kubectl sees it, old and new, on a control plane without a node.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pharos_tests::{Cluster, run};
 use serde_json::{Value, json};
 

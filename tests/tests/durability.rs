@@ -41,7 +41,7 @@ fn acknowledged_objects_survive_a_kill() {
             if count >= 200 { Ok(()) } else { Err(count.to_string()) }
         });
         stop.store(true, Ordering::SeqCst);
-        run(std::process::Command::new("kill").args(["-9", &cluster.pid(0).to_string()]), "").success();
+        let _ = run(std::process::Command::new("kill").args(["-9", &cluster.pid(0).to_string()]), "").success();
     });
     cluster.kill(0);
     cluster.launch(0);

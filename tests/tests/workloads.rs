@@ -1,5 +1,7 @@
 //! Workloads on one node: what a new user does, with the image that the binary makes of itself.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use pharos_tests::{Cluster, Output, eventually, root, run};
@@ -101,14 +103,13 @@ fn started(cluster: &Cluster) -> String {
 
 /// Kills the first process of a pod's container from outside.
 fn kill_container(cluster: &Cluster, pod: &str) {
-    let ip = cluster.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"]).success();
+    let uid = cluster.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).success();
     let output = run(std::process::Command::new("pgrep").args(["-f", "^/pharos demo"]), "").success();
     for pid in output.lines() {
-        let fib = std::fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).unwrap_or_default();
-        if fib.contains(&format!("|-- {ip}\n")) {
+        if std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(&uid) {
             let _ = run(std::process::Command::new("kill").args(["-9", pid]), "").success();
             return;
         }
     }
-    panic!("no process of pod {pod} at {ip}");
+    panic!("no process of pod {pod} with UID {uid}");
 }

@@ -316,8 +316,8 @@ mod tests {
             (None, Some(int(3)), (4, 1, 2, 1)),
             (None, Some(text("100%")), (4, 0, 2, 2)),
         ] {
-            let mut budget = PodDisruptionBudget::default();
-            budget.spec = Some(PodDisruptionBudgetSpec { min_available: min, max_unavailable: max, ..Default::default() });
+            let spec = PodDisruptionBudgetSpec { min_available: min, max_unavailable: max, ..Default::default() };
+            let budget = PodDisruptionBudget { spec: Some(spec), ..Default::default() };
             let (status, _) = evaluate(&budget, &pods, 4, &at(100));
             let told = (
                 status.expected_pods.unwrap(),

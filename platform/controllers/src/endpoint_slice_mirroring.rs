@@ -71,8 +71,11 @@ fn is_mirrored(service: &Service, endpoints: &Endpoints) -> bool {
     !skipped && !elected && !selects && !owners::is_deleting(endpoints)
 }
 
-fn wanted(endpoints: &Endpoints) -> std::collections::BTreeMap<&'static str, Vec<(Vec<EndpointPort>, Vec<Endpoint>)>> {
-    let mut wanted: std::collections::BTreeMap<&'static str, Vec<(Vec<EndpointPort>, Vec<Endpoint>)>> = Default::default();
+/// Endpoints with the ports they share, by address type.
+type ByAddressType = std::collections::BTreeMap<&'static str, Vec<(Vec<EndpointPort>, Vec<Endpoint>)>>;
+
+fn wanted(endpoints: &Endpoints) -> ByAddressType {
+    let mut wanted = ByAddressType::default();
     for subset in endpoints.subsets.iter().flatten() {
         let mut ports: Vec<EndpointPort> = subset
             .ports

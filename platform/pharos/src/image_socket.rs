@@ -122,9 +122,7 @@ async fn answer(ask: Ask, runtime: &dyn Runtime) -> Answer {
     let outcome = match ask {
         Ask::Load(path) => runtime.load_image(&path).await.map(rows),
         Ask::List => runtime.list_images(None).await.map(rows),
-        Ask::Remove(name) => {
-            runtime.remove_image(&ImageSpec { image: name, ..ImageSpec::default() }).await.map(|()| Answer::Removed)
-        }
+        Ask::Remove(name) => runtime.remove_image(&ImageSpec { image: name }).await.map(|()| Answer::Removed),
     };
     outcome.unwrap_or_else(|error| {
         let error: &dyn std::error::Error = &error;

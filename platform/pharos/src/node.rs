@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use pharos_dns::Dns;
 use pharos_network::{Backend, BridgeConfig, BridgeNetwork, PodRoutes, ProxyConfig, RoutesConfig, ServiceProxy};
 use pharos_node::{Config, Kubelet, ServerTls};
-use pharos_runtime::{Docker, DockerConfig, Embedded, EmbeddedConfig, Instrumented, Runtime};
+use pharos_runtime::{Docker, DockerConfig, Embedded, EmbeddedConfig, Runtime};
 use pharos_telemetry::{Component as _, Registries, Supervisor};
 use pharos_transport::pki::Identity;
 use rustls::RootCertStore;
@@ -62,7 +62,7 @@ pub struct Machine<'a> {
 /// Starts runtime, service proxy, DNS, pod network and kubelet, in this order.
 pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &mut Supervisor) -> anyhow::Result<()> {
     let layout = Layout(machine.options.data_dir.clone());
-    let runtime = runtime(machine.options, &layout, registries).await?;
+    let runtime = runtime(machine.options, &layout).await?;
     supervisor.start(ImageSocket { path: layout.image_socket()?, runtime: runtime.clone() }).await?;
 
     if let Some(client) = machine.proxy {
@@ -104,7 +104,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     Ok(())
 }
 
-async fn runtime(options: &NodeOptions, layout: &Layout, registries: &Registries) -> anyhow::Result<Arc<dyn Runtime>> {
+async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<dyn Runtime>> {
     let state = layout.run()?;
     crate::files::private_folder(&state)?;
     let link = layout.0.join("agent/run");
@@ -113,7 +113,6 @@ async fn runtime(options: &NodeOptions, layout: &Layout, registries: &Registries
         let _ = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(&state, &link).with_context(|| format!("link {}", link.display()))?;
     }
-    let metrics = pharos_runtime::Metrics::new(&registries.of("kubelet"))?;
     match options.runtime {
         crate::cli::Runtime::Embedded => {
             let config = EmbeddedConfig {
@@ -123,12 +122,12 @@ async fn runtime(options: &NodeOptions, layout: &Layout, registries: &Registries
                 ..EmbeddedConfig::default()
             };
             let runtime = Embedded::open(config).await.context("open the container runtime")?;
-            Ok(Arc::new(Instrumented::new(runtime, metrics)))
+            Ok(Arc::new(runtime))
         }
         crate::cli::Runtime::Docker => {
             let config = DockerConfig { state, ..DockerConfig::default() };
             let runtime = Docker::open(config).await.context("reach the Docker Engine")?;
-            Ok(Arc::new(Instrumented::new(runtime, metrics)))
+            Ok(Arc::new(runtime))
         }
     }
 }

@@ -60,7 +60,10 @@ impl Component for Scheduler {
         loop {
             tokio::select! {
                 biased; // Stop before taking new work.
-                () = ctx.stopped() => return Ok(state.drain().await),
+                () = ctx.stopped() => {
+                    state.drain().await;
+                    return Ok(());
+                }
                 event = state.next() => state.apply(event), // Waits and decides nothing; then decides and never waits.
             }
         }

@@ -89,7 +89,7 @@ fn slices_are_written_only_when_they_change() {
     assert_eq!(pack(&service, CONTROLLER, std::slice::from_ref(&slice), told(&[])), Changes::default());
 
     let pods: Vec<_> = (0..150).map(|n| backend(&format!("p{n}"), &format!("10.0.0.{n}"), Some(1), 8080)).collect();
-    let full = pack(&service, CONTROLLER, &[slice.clone()], told(&pods));
+    let full = pack(&service, CONTROLLER, std::slice::from_ref(&slice), told(&pods));
     assert_eq!((full.create.len(), full.update.len(), full.delete.len()), (2, 0, 1), "the empty one has no ports");
     let slices: Vec<_> = full.create.iter().enumerate().map(|(n, s)| stored(s, &format!("web-{n}"))).collect();
     assert_eq!(pack(&service, CONTROLLER, &slices, told(&pods)), Changes::default());

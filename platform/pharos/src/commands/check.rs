@@ -125,7 +125,7 @@ fn disk(folder: &Path) -> Verdict {
     let existing = folder.ancestors().find(|f| f.exists()).unwrap_or(Path::new("/"));
     match nix::sys::statvfs::statvfs(existing) {
         Ok(stat) => {
-            let free = stat.blocks_available() * stat.fragment_size() >> 20;
+            let free = (stat.blocks_available() * stat.fragment_size()) >> 20;
             let text = format!("{free} MiB free at {}", existing.display());
             if free < 512 { Poor(format!("{text}: images may not fit")) } else { Fine(text) }
         }
