@@ -23,8 +23,9 @@ check: deps         ## what CI runs first: format, lints, licences
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
-bench: deps-test    ## figures: see tests/bench
-	tests/bench/run
+bench: build        ## figures: see tests/bench
+	scripts/deps bench
+	PHAROS_BIN=$$(realpath $(PHAROS)) tests/bench/run
 
 deps:
 	scripts/deps build
