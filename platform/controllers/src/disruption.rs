@@ -317,7 +317,7 @@ mod tests {
             (None, Some(text("100%")), (4, 0, 2, 2)),
         ] {
             let spec = PodDisruptionBudgetSpec { min_available: min, max_unavailable: max, ..Default::default() };
-            let budget = PodDisruptionBudget { spec: Some(spec), ..Default::default() };
+            let mut budget = PodDisruptionBudget { spec: Some(spec), ..Default::default() };
             let (status, _) = evaluate(&budget, &pods, 4, &at(100));
             let told = (
                 status.expected_pods.unwrap(),
