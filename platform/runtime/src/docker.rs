@@ -994,7 +994,8 @@ fn status(found: &ContainerInspectResponse) -> Result<ContainerStatus> {
         _ => (ContainerState::Exited, reason(exit_code, state.oom_killed.unwrap_or(false)), exit_code),
     };
     let exited = phase == ContainerState::Exited;
-    let finished_at = stamp(&state.finished_at).or_else(|| exited.then(|| stamp(&state.started_at)).flatten());
+    // Docker may tell of an end just before the start that it noted late.
+    let finished_at = stamp(&state.finished_at).max(stamp(&state.started_at).filter(|_| exited));
     let mut resources = record.config.linux.resources.clone();
     // These change by updates.
     let now = |old: &mut i64, new: Option<i64>| *old = new.filter(|value| *value != 0).unwrap_or(*old);
