@@ -8,7 +8,6 @@ pub mod docker; // Docker as the runtime,
 pub mod embedded; // the default one,
 mod error; // what can go wrong,
 pub mod image; // images,
-mod instrumented; // measured calls,
 mod runtime; // the trait,
 mod spec; // what a container is to the kernel,
 pub mod types; // and the trait's messages.
@@ -16,5 +15,4 @@ pub mod types; // and the trait's messages.
 pub use docker::{Docker, DockerConfig};
 pub use embedded::{Embedded, EmbeddedConfig, shim_main};
 pub use error::{Error, Result};
-pub use instrumented::{Instrumented, Metrics};
 pub use runtime::Runtime;

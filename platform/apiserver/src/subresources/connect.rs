@@ -6,17 +6,12 @@ use std::{fmt::Write as _, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode, header, uri::Authority};
 use pharos_transport::{
-    Body, Io, Request, Response,
+    Body, Io, Request, Response, pki,
     proxy::{self, Proxy, ProxyError, Target},
     websocket,
 };
 use rand::seq::IndexedRandom as _;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::ClientConfig;
 use serde_json::Value;
 
 use crate::{
@@ -42,14 +37,8 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let unverified = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::Config(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-            .with_no_client_auth();
-        Ok(Upstream { proxy: Proxy::new(), kubelet_tls: config.kubelet_tls.clone(), unverified_tls: Arc::new(unverified) })
+        let unverified_tls = pki::client_config_without_verification().map_err(|error| Error::Config(error.to_string()))?;
+        Ok(Upstream { proxy: Proxy::new(), kubelet_tls: config.kubelet_tls.clone(), unverified_tls })
     }
 
     fn kubelet_tls(&self) -> Result<Arc<ClientConfig>, Status> {
@@ -417,45 +406,6 @@ async fn service_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<T
     }
     let (ip, port) = places.choose(&mut rand::rng()).ok_or_else(|| unavailable("no endpoints available"))?;
     endpoint(api, scheme, ip, *port, &path_behind(info, query))
-}
-
-/// Takes any certificate; only used towards pods and services, whose names no CA of ours knows.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

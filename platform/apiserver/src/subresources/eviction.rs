@@ -16,11 +16,13 @@ use crate::{
     status::{self, Status},
     storage,
     verbs::{
-        create::QUOTA_TRIES,
         delete, object_meta,
         update::{self, Change, Manage, Part},
     },
 };
+
+/// How often a budget that others change meanwhile is charged anew (upstream's `EvictionsRetry`).
+const BUDGET_TRIES: usize = 20;
 
 pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let write = options(call)?;
@@ -67,7 +69,7 @@ async fn charge_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), St
     let namespace = &call.info.namespace;
     let api = &call.api.0;
     let kind = api.resources.lookup("policy", "v1", "poddisruptionbudgets").ok_or_else(status::no_such_resource)?;
-    for _ in 0..QUOTA_TRIES {
+    for _ in 0..BUDGET_TRIES {
         let budgets = api.storage.objects("policy", "poddisruptionbudgets", namespace).await?;
         let matching: Vec<&Value> = budgets.iter().filter(|budget| matches(budget, pod)).collect();
         let budget = match matching.as_slice() {

@@ -24,9 +24,6 @@ use crate::{
 /// How often a generated name is tried anew (`apiserver/pkg/registry/generic/registry`, KEP-4420).
 const GENERATE_NAME_TRIES: usize = 8;
 
-/// How often a write starts over because quota was used up or given back meanwhile.
-pub(crate) const QUOTA_TRIES: usize = 32;
-
 /// The outcome of a write.
 #[derive(Debug, Clone)]
 pub(crate) enum Written {
@@ -112,7 +109,8 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
     let key = kind.key(&call.info.namespace, &name);
     let value = pharos_store::Value::encode(&convert::to_storage(kind, object.clone()))?;
     let ttl = strategy::time_to_live(kind, &api.config);
-    for _ in 0..QUOTA_TRIES {
+    // Every round that is lost is one that another write has won; the request's own deadline ends the wait.
+    loop {
         let mut ops = vec![with_ttl(Op::create(key.as_str(), value.clone()), ttl)];
         ops.extend(resource_quota::charge(&attributes, &object, None).await?);
         match api.storage.commit(ops).await {
@@ -129,7 +127,6 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
             Err(error) => return Err(error.into()),
         }
     }
-    Err(status::conflict(&kind.group, &kind.plural, &name, "quota status was changed too often; try again"))
 }
 
 pub(crate) fn with_ttl(op: Op, ttl: Option<Duration>) -> Op {

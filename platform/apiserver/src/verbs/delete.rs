@@ -14,7 +14,6 @@ use pharos_transport::Response;
 use serde_json::{Value, json};
 
 use super::{
-    create::QUOTA_TRIES,
     list::{check_fields, selects},
     object_meta,
     update::is_gone,
@@ -132,7 +131,7 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
     let key = kind.key(namespace, name);
     let attributes =
         Attributes { api: &call.api, user: &call.user, kind, subresource: "", namespace, name, operation: Operation::Delete };
-    for _ in 0..QUOTA_TRIES {
+    loop {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
         let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);
         check_preconditions(kind, name, options, &old)?;
@@ -177,7 +176,6 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
             Err(error) => return Err(error.into()),
         }
     }
-    Err(status::modified(kind, name))
 }
 
 fn is_deleting(object: &Value) -> bool {

@@ -11,7 +11,7 @@ use pharos_transport::Response;
 use serde_json::{Value, json};
 
 use super::{
-    create::{self, QUOTA_TRIES, Written},
+    create::{self, Written},
     object_meta,
 };
 use crate::{
@@ -112,7 +112,8 @@ pub(crate) fn may_create(call: &Call) -> Result<(), Status> {
 /// Changes the call's object; `change` may be called several times, each time with the newest state.
 ///
 /// A resource version in the changed object must be the present one. Without one, the change is made again on
-/// whatever state others have written meanwhile.
+/// whatever state others have written meanwhile: each round that is lost is one that another writer has won, and the
+/// request's own deadline ends the wait (upstream's `GuaranteedUpdate` does the same).
 pub(crate) async fn modify(
     call: &Call,
     part: Part,
@@ -122,7 +123,7 @@ pub(crate) async fn modify(
     let kind = &*call.kind;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
     let key = kind.key(namespace, name);
-    for _ in 0..QUOTA_TRIES {
+    loop {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
         let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);
         let Change { object, manage } = change(&old)?;
@@ -170,7 +171,6 @@ pub(crate) async fn modify(
             Err(error) => return Err(error.into()),
         }
     }
-    Err(status::modified(kind, name))
 }
 
 /// The last state of an object that an update made go away.

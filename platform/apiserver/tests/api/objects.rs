@@ -42,13 +42,13 @@ async fn writes_move_the_revision_only_when_something_changes() {
 async fn unconditional_writers_do_not_lose_each_others_changes() {
     let server = Server::start().await;
     server.create(MAPS, json!({"metadata": {"name": "shared"}})).await;
-    let patches = (0..40).map(|at| {
+    let patches = (0..100).map(|at| {
         let server = &server;
         async move { server.merge(&format!("{MAPS}/shared"), &json!({"data": {format!("k{at}"): "v"}})).await.code }
     });
     let codes = futures::future::join_all(patches).await;
     assert!(codes.iter().all(|code| *code == 200), "{codes:?}");
-    assert_eq!(server.get(&format!("{MAPS}/shared")).await.body["data"].as_object().unwrap().len(), 40);
+    assert_eq!(server.get(&format!("{MAPS}/shared")).await.body["data"].as_object().unwrap().len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! HTTP, for probes and lifecycle hooks (`pkg/probe/http`): certificates aren't checked, redirects to the same host are followed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
@@ -10,11 +10,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerPort, HTTPGetAction},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use super::Outcome;
@@ -142,7 +138,8 @@ async fn once(get: &Get) -> Result<Answer, String> {
         .map_err(|error| format!("dial tcp {}: connect: {}", get.authority(), plain(&error)))?;
     if get.tls {
         let name = ServerName::try_from(get.host.clone()).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(unchecked()?).connect(name, stream).await.map_err(|error| plain(&error))?;
+        let tls = pharos_transport::pki::client_config_without_verification().map_err(|error| error.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|error| plain(&error))?;
         exchange(get, TokioIo::new(stream)).await
     } else {
         exchange(get, TokioIo::new(stream)).await
@@ -185,57 +182,6 @@ fn plain(error: &std::io::Error) -> String {
         std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
         std::io::ErrorKind::ConnectionReset => "connection reset by peer".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-/// TLS that takes any certificate, as probes do.
-fn unchecked() -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unchecked(schemes)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct Unchecked(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
     }
 }
 
