@@ -903,9 +903,7 @@ impl Inner {
 fn check_sandbox(config: &PodSandboxConfig) -> Result<()> {
     let linux = &config.linux;
     let options = &linux.security_context.namespace_options;
-    if linux.security_context.selinux_options.as_ref().is_some_and(|one| *one != SelinuxOption::default()) {
-        return Err(Error::Unsupported("SELinux options are not supported".to_owned()));
-    }
+    crate::selinux::check(linux.security_context.selinux_options.as_ref(), &[])?;
     if !matches!(options.network, NamespaceMode::Pod | NamespaceMode::Node)
         || !matches!(options.ipc, NamespaceMode::Pod | NamespaceMode::Node)
     {

@@ -9,6 +9,7 @@ pub mod embedded; // the default one,
 mod error; // what can go wrong,
 pub mod image; // images,
 mod runtime; // the trait,
+mod selinux; // what is refused of SELinux,
 mod spec; // what a container is to the kernel,
 pub mod types; // and the trait's messages.
 

@@ -169,12 +169,7 @@ pub(crate) fn build(
 /// Refuses what no part below could honour.
 fn check(config: &ContainerConfig) -> Result<()> {
     let security = &config.linux.security_context;
-    if security.selinux_options.as_ref().is_some_and(|options| *options != Default::default()) {
-        return Err(Error::Unsupported("SELinux options are not supported".to_owned()));
-    }
-    if config.mounts.iter().any(|mount| mount.selinux_relabel) {
-        return Err(Error::Unsupported("SELinux relabelling of mounts is not supported".to_owned()));
-    }
+    crate::selinux::check(security.selinux_options.as_ref(), &config.mounts)?;
     if security.namespace_options.network == NamespaceMode::Container
         || security.namespace_options.ipc == NamespaceMode::Container
     {

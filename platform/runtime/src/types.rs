@@ -135,7 +135,7 @@ pub enum SecurityProfile {
     Localhost(String),
 }
 
-/// SELinux labels; refused by both runtimes when set.
+/// SELinux labels; refused by both runtimes on machines that have SELinux on, and without effect on others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SelinuxOption {

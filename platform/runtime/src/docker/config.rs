@@ -10,9 +10,10 @@ use bollard::models::{
 
 use crate::docker::Labels;
 use crate::error::{Context, Error, Result};
+use crate::selinux;
 use crate::spec;
 use crate::types::{
-    ContainerConfig, LinuxContainerResources, MountPropagation, NamespaceMode, PodSandboxConfig, SecurityProfile, SelinuxOption,
+    ContainerConfig, LinuxContainerResources, MountPropagation, NamespaceMode, PodSandboxConfig, SecurityProfile,
     SupplementalGroupsPolicy,
 };
 
@@ -25,9 +26,7 @@ fn log_config() -> HostConfigLogConfig {
 /// A sandbox: the pause image with the pod's namespaces.
 pub(crate) fn sandbox(config: &PodSandboxConfig, image: &str, parent: &str, labels: Labels) -> Result<ContainerCreateBody> {
     let security = &config.linux.security_context;
-    if security.selinux_options.as_ref().is_some_and(|one| *one != SelinuxOption::default()) {
-        return Err(Error::Unsupported("SELinux options are not supported".to_owned()));
-    }
+    selinux::check(security.selinux_options.as_ref(), &[])?;
     let host_network = match security.namespace_options.network {
         NamespaceMode::Pod => false,
         NamespaceMode::Node => true,
@@ -153,9 +152,8 @@ fn check(config: &ContainerConfig) -> Result<()> {
     let security = &config.linux.security_context;
     let refuse = |what: &str| Err(Error::Unsupported(format!("{what} is not supported with Docker")));
     spec::capabilities(&security.capabilities, security.privileged)?;
+    selinux::check(security.selinux_options.as_ref(), &config.mounts)?;
     match () {
-        () if security.selinux_options.as_ref().is_some_and(|one| *one != SelinuxOption::default()) => refuse("SELinux"),
-        () if config.mounts.iter().any(|mount| mount.selinux_relabel) => refuse("SELinux relabelling"),
         () if config.mounts.iter().any(|mount| mount.image.is_some()) => refuse("an image volume"),
         () if config.mounts.iter().any(|mount| mount.recursive_read_only) => refuse("a recursive read-only mount"),
         () if security.supplemental_groups_policy == SupplementalGroupsPolicy::Strict => {

@@ -399,10 +399,6 @@ async fn unsupported_is_refused(bench: &mut Bench) -> Outcome {
             other => Err(format!("{other:?}")),
         }
     };
-    let selinux = |config: &mut ContainerConfig| {
-        config.linux.security_context.selinux_options = Some(SelinuxOption { level: "s0:c1".to_owned(), ..Default::default() });
-    };
-    refuse(bench, selinux).await?;
     refuse(bench, |config| config.linux.security_context.seccomp = SecurityProfile::Localhost("/no/profile".to_owned())).await?;
     refuse(bench, |config| config.linux.security_context.capabilities.add_capabilities = vec!["NOPE".to_owned()]).await?;
     refuse(bench, |config| config.linux.security_context.run_as_username = "nobody-here".to_owned()).await?;
