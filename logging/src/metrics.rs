@@ -1,6 +1,6 @@
+use pharos_telemetry::register;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
-    exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
 /// Where a line came from.
@@ -93,9 +93,4 @@ impl Metrics {
         self.lines[at].inc_by(lines as u64);
         self.bytes[at].inc_by(bytes as u64);
     }
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector, exponential_buckets,
-};
+use pharos_telemetry::register;
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets};
 
 use crate::request::RequestInfo;
 
@@ -21,11 +20,6 @@ pub(crate) struct Metrics {
     pub(crate) watch_events: IntCounterVec,
     pub(crate) watch_events_sizes: HistogramVec,
     pub(crate) panics: IntCounter,
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }
 
 const DURATION_BUCKETS: &[f64] = &[

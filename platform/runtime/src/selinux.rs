@@ -1,5 +1,5 @@
 //! SELinux labels are not supported; where the kernel does not enforce them there is nothing to support, and they are
-//! passed over, as containerd does (`internal/cri/server/container_create.go` and opencontainers/selinux' `GetEnabled`).
+//! passed over, as by containerd, which asks `GetEnabled` of opencontainers/selinux first.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! What is measured. Names that are not `pharos_store_*` are upstream's, from `apiserver/pkg/storage` of Kubernetes 1.37.
 
-use prometheus::core::Collector;
+use pharos_telemetry::register;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
 };
@@ -144,9 +144,4 @@ impl CacheMetrics {
             capacity: self.capacity.with_label_values(&labels),
         }
     }
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }

@@ -21,5 +21,5 @@ pub mod traces; // spans.
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use component::{Component, Ctx};
-pub use registries::Registries;
+pub use registries::{Registries, register};
 pub use supervisor::{StartError, Supervisor};

@@ -79,7 +79,7 @@ impl Registries {
 ///
 /// # Errors
 /// When a collector of the same name and labels is registered already.
-pub(crate) fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+pub fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
