@@ -11,6 +11,7 @@ use sha2::{Digest, Sha512};
 use crate::registry::{Kind, Registry};
 
 mod paths;
+mod protobuf;
 mod schemas;
 
 use schemas::Schemas;
@@ -21,7 +22,7 @@ pub const VERSION: &str = "v1.37.0";
 /// A document and its hash.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// The JSON.
+    /// The JSON or protobuf.
     pub body: Vec<u8>,
     /// The entity tag: the hash in quotes.
     pub etag: String,
@@ -36,10 +37,19 @@ enum Format {
 
 /// `GET /openapi/v2`, as JSON.
 pub fn v2(registry: &Registry) -> Document {
+    Document { body: v2_value(registry).to_string().into_bytes(), etag: v2_etag(registry) }
+}
+
+/// `GET /openapi/v2`, as gnostic's protobuf.
+pub fn v2_protobuf(registry: &Registry) -> Document {
+    Document { body: protobuf::document(&v2_value(registry)), etag: v2_etag(registry) }
+}
+
+fn v2_value(registry: &Registry) -> Value {
     let kinds: Vec<&Kind> = registry.kinds().map(|k| &**k).collect();
     let mut schemas = Schemas::new(Format::V2);
     let paths = paths::all(Format::V2, &kinds, &mut schemas);
-    let document = json!({
+    json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
@@ -48,8 +58,7 @@ pub fn v2(registry: &Registry) -> Document {
             "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
         }},
         "security": [{"BearerToken": []}],
-    });
-    Document { body: document.to_string().into_bytes(), etag: v2_etag(registry) }
+    })
 }
 
 /// The entity tag [`v2`] would have, without making the document.

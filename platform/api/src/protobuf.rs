@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::schema::{Definition, definition_for};
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 /// A decoded message.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::{HeaderMap, Method, StatusCode};
-use pharos_api::openapi;
+use pharos_api::{openapi, registry::Registry};
 use pharos_telemetry::health::Endpoint;
 use pharos_transport::Response;
 use serde_json::json;
@@ -146,15 +146,26 @@ fn issuer(api: &Api, document: &serde_json::Value, content_type: &'static str) -
     response
 }
 
+/// What Go clients ask for, and what is answered: `@` may not stand in a content type, so upstream writes a dot.
+const OPENAPI_V2_PROTOBUF: [&str; 2] =
+    ["application/com.github.proto-openapi.spec.v2.v1.0+protobuf", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"];
+
 async fn openapi_v2(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
-    let json = negotiate::ranges(headers)
-        .iter()
-        .any(|range| matches!(range.media.as_str(), "application/json" | "*/*" | "application/*"));
-    if !json {
-        return Err(status::not_acceptable());
+    for range in negotiate::ranges(headers) {
+        match range.media.as_str() {
+            "application/json" | "*/*" | "application/*" => {
+                let document = off_thread(api, "/openapi/v2", |registry| Some(openapi::v2(registry))).await?;
+                return Ok(discovery::with_etag(headers, &document, "application/json"));
+            }
+            media if OPENAPI_V2_PROTOBUF.contains(&media) => {
+                let make = |registry: &Registry| Some(openapi::v2_protobuf(registry));
+                let document = off_thread(api, "/openapi/v2+protobuf", make).await?;
+                return Ok(discovery::with_etag(headers, &document, OPENAPI_V2_PROTOBUF[0]));
+            }
+            _ => {}
+        }
     }
-    let document = off_thread(api, "/openapi/v2", |registry| Some(openapi::v2(registry))).await?;
-    Ok(discovery::with_etag(headers, &document, "application/json"))
+    Err(status::not_acceptable())
 }
 
 async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&str>) -> Result<Response, Status> {
@@ -176,7 +187,7 @@ async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&s
 async fn off_thread(
     api: &Api,
     path: &str,
-    make: impl FnOnce(&pharos_api::registry::Registry) -> Option<openapi::Document> + Send + 'static,
+    make: impl FnOnce(&Registry) -> Option<openapi::Document> + Send + 'static,
 ) -> Result<Document, Status> {
     let (api, path) = (api.clone(), path.to_owned());
     let made = tokio::task::spawn_blocking(move || {

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
-use super::{v2, v3_group, v3_group_etag, v3_index};
-use crate::registry::Registry;
+use super::{v2, v2_protobuf, v3_group, v3_group_etag, v3_index};
+use crate::{protobuf::wire, registry::Registry};
 
 fn parse(body: &[u8]) -> Value {
     serde_json::from_slice(body).expect("JSON")
@@ -50,4 +50,47 @@ fn resolve(document: &Value, at: &Value, prefix: &str) {
         Value::Array(list) => list.iter().for_each(|v| resolve(document, v, prefix)),
         _ => {}
     }
+}
+
+/// The values of a length-delimited field, in order.
+fn fields(message: &[u8], number: u32) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    wire::each(message, |n, field| {
+        if n == number {
+            found.push(field.bytes()?);
+        }
+        Ok(())
+    })
+    .expect("a message");
+    found
+}
+
+/// The value of a name in a list of names and values.
+fn named<'a>(list: &'a [u8], number: u32, name: &str) -> &'a [u8] {
+    let entry = fields(list, number).into_iter().find(|entry| fields(entry, 1) == [name.as_bytes()]);
+    fields(entry.unwrap_or_else(|| panic!("{name}")), 2)[0]
+}
+
+#[test]
+fn version_2_as_protobuf_has_what_go_clients_read() {
+    let registry = Registry::builtin();
+    let document = v2_protobuf(&registry).body;
+    assert_eq!(fields(&document, 1), [b"2.0"]);
+    let pod = named(fields(&document, 9)[0], 1, "io.k8s.api.core.v1.Pod");
+    let spec = named(fields(pod, 25)[0], 1, "spec");
+    assert_eq!(fields(spec, 1), [b"#/definitions/io.k8s.api.core.v1.PodSpec"]);
+    let gvk = named(pod, 31, "x-kubernetes-group-version-kind");
+    let gvk: Value = serde_json::from_slice(fields(gvk, 2)[0]).expect("JSON, which is YAML");
+    assert_eq!(gvk, json!([{"group": "", "version": "v1", "kind": "Pod"}]));
+
+    let path = named(fields(&document, 8)[0], 2, "/api/v1/namespaces/{namespace}/pods");
+    let post = fields(path, 4)[0];
+    let body = fields(post, 8).into_iter().find_map(|item| {
+        let parameter = fields(item, 1)[0]; // Of `ParametersItem`, then of `Parameter`: the body.
+        fields(parameter, 1).first().copied()
+    });
+    assert_eq!(fields(fields(body.expect("a body"), 5)[0], 1), [b"#/definitions/io.k8s.api.core.v1.Pod"]);
+    let ok = named(fields(post, 9)[0], 1, "200");
+    let schema = fields(fields(fields(ok, 1)[0], 2)[0], 1)[0];
+    assert_eq!(fields(schema, 1), [b"#/definitions/io.k8s.api.core.v1.Pod"]);
 }

@@ -4,7 +4,7 @@ use super::Error;
 
 /// The value of one field on the wire.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Field<'a> {
+pub(crate) enum Field<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -12,26 +12,26 @@ pub(super) enum Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn bytes(self) -> Result<&'a [u8], Error> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], Error> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             _ => Err(Error::Malformed("wire type is not length-delimited")),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'a str, Error> {
+    pub(crate) fn text(self) -> Result<&'a str, Error> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Error::Malformed("string is not UTF-8"))
     }
 
     /// A signed number: gogo writes `int32` and `int64` as 64-bit two's complement.
-    pub(super) fn int(self) -> Result<i64, Error> {
+    pub(crate) fn int(self) -> Result<i64, Error> {
         match self {
             Self::Varint(n) => Ok(n.cast_signed()),
             _ => Err(Error::Malformed("wire type is not varint")),
         }
     }
 
-    pub(super) fn double(self) -> Result<f64, Error> {
+    pub(crate) fn double(self) -> Result<f64, Error> {
         match self {
             Self::Fixed64(bits) => Ok(f64::from_bits(bits)),
             Self::Fixed32(bits) => Ok(f32::from_bits(bits).into()),
@@ -41,7 +41,7 @@ impl<'a> Field<'a> {
 }
 
 /// Calls `visit` with every field of a message in order.
-pub(super) fn each<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u32, Field<'a>) -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn each<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u32, Field<'a>) -> Result<(), Error>) -> Result<(), Error> {
     while !bytes.is_empty() {
         let tag = varint(&mut bytes)?;
         let number = u32::try_from(tag >> 3).ok().filter(|n| *n != 0).ok_or(Error::Malformed("field number out of range"))?;
@@ -97,17 +97,17 @@ fn put_raw(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, number: u32, value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, number: u32, value: u64) {
     put_raw(out, u64::from(number) << 3);
     put_raw(out, value);
 }
 
-pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     put_raw(out, u64::from(number) << 3 | 1);
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_raw(out, u64::from(number) << 3 | 2);
     put_raw(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
