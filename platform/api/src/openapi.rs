@@ -10,6 +10,7 @@ use sha2::{Digest, Sha512};
 
 use crate::registry::{Kind, Registry};
 
+mod custom;
 mod paths;
 mod protobuf;
 mod schemas;

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::schema::{Definition, definition_for};
+use crate::schema::{Definition, definition, definition_for};
 
 mod read;
 pub(crate) mod wire;
@@ -86,38 +86,103 @@ pub fn decode(body: &[u8], default: Option<(&str, &str)>) -> Result<Message, Err
 /// Encodes an object (or a list of a built-in kind) with its envelope; `apiVersion` and `kind` are read from it.
 ///
 /// # Errors
-/// [`Error::UnknownKind`] for custom kinds and views such as `Table`.
+/// [`Error::UnknownKind`] for custom kinds and `Table`.
 pub fn encode(value: &Value) -> Result<Vec<u8>, Error> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let definition = find(api_version, kind)?;
-    let mut type_meta = Vec::new();
-    wire::put_bytes(&mut type_meta, 1, api_version.as_bytes());
-    wire::put_bytes(&mut type_meta, 2, kind.as_bytes());
-    let mut raw = Vec::new();
-    write::message(&mut raw, &definition.schema, value)?;
-    let mut body = MAGIC.to_vec();
-    wire::put_bytes(&mut body, 1, &type_meta);
-    wire::put_bytes(&mut body, 2, &raw);
-    wire::put_bytes(&mut body, 3, b"");
-    wire::put_bytes(&mut body, 4, b"");
-    Ok(body)
+    let mut message = Vec::new();
+    match (api_version, kind) {
+        ("meta.k8s.io/v1" | "meta.k8s.io/v1beta1", "PartialObjectMetadata") => partial(&mut message, value)?,
+        ("meta.k8s.io/v1" | "meta.k8s.io/v1beta1", "PartialObjectMetadataList") => {
+            put_message(&mut message, LIST_METADATA, LIST_META, &value["metadata"])?;
+            for item in value["items"].as_array().into_iter().flatten() {
+                let mut one = Vec::new();
+                partial(&mut one, item)?;
+                wire::put_bytes(&mut message, LIST_ITEM, &one);
+            }
+        }
+        _ => write::message(&mut message, &find(api_version, kind)?.schema, value)?,
+    }
+    Ok(envelope(api_version, kind, &message))
+}
+
+/// A list of enveloped objects, each as [`encode`] made it; `metadata` is a `ListMeta`.
+///
+/// # Errors
+/// What was not made by [`encode`], and metadata of the wrong form.
+pub fn encode_list<'a>(
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    items: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<Vec<u8>, Error> {
+    let size = items.clone().map(|item| item.len() + 8).sum::<usize>() + 128;
+    let mut message = Vec::with_capacity(size);
+    put_message(&mut message, LIST_METADATA, LIST_META, metadata)?;
+    for item in items {
+        wire::put_bytes(&mut message, LIST_ITEM, within(item)?);
+    }
+    Ok(envelope(api_version, kind, &message))
 }
 
 /// One watch frame: four bytes of length (big-endian), then a `WatchEvent` around the enveloped object.
 ///
 /// # Errors
-/// As [`encode`].
-pub fn watch_frame(event_type: &str, object: &Value) -> Result<Vec<u8>, Error> {
-    let mut extension = Vec::new();
-    wire::put_bytes(&mut extension, 1, &encode(object)?);
-    let mut event = Vec::new();
+/// An object larger than a length can say.
+pub fn watch_frame(event_type: &str, enveloped: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut extension = Vec::with_capacity(enveloped.len() + 8);
+    wire::put_bytes(&mut extension, 1, enveloped);
+    let mut event = Vec::with_capacity(extension.len() + 24);
     wire::put_bytes(&mut event, 1, event_type.as_bytes());
     wire::put_bytes(&mut event, 2, &extension);
     let length = u32::try_from(event.len()).map_err(|_| Error::Malformed("event too large"))?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.append(&mut event);
     Ok(frame)
+}
+
+/// The numbers every list has for its metadata and its items.
+const LIST_METADATA: u32 = 1;
+const LIST_ITEM: u32 = 2;
+const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+fn partial(out: &mut Vec<u8>, value: &Value) -> Result<(), Error> {
+    put_message(out, 1, OBJECT_META, &value["metadata"])
+}
+
+fn put_message(out: &mut Vec<u8>, number: u32, name: &'static str, value: &Value) -> Result<(), Error> {
+    let definition = definition(name).ok_or(Error::Malformed("no such definition"))?;
+    let mut message = Vec::new();
+    write::message(&mut message, &definition.schema, value)?;
+    wire::put_bytes(out, number, &message);
+    Ok(())
+}
+
+/// `runtime.Unknown` around a message, with the magic in front.
+fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut type_meta = Vec::new();
+    wire::put_bytes(&mut type_meta, 1, api_version.as_bytes());
+    wire::put_bytes(&mut type_meta, 2, kind.as_bytes());
+    let mut body = Vec::with_capacity(message.len() + type_meta.len() + 24);
+    body.extend_from_slice(&MAGIC);
+    wire::put_bytes(&mut body, 1, &type_meta);
+    wire::put_bytes(&mut body, 2, message);
+    wire::put_bytes(&mut body, 3, b"");
+    wire::put_bytes(&mut body, 4, b"");
+    body
+}
+
+/// The message inside an envelope.
+fn within(enveloped: &[u8]) -> Result<&[u8], Error> {
+    let mut message = &[][..];
+    wire::each(enveloped.strip_prefix(&MAGIC).ok_or(Error::Prefix)?, |number, field| {
+        if number == 2 {
+            message = field.bytes()?;
+        }
+        Ok(())
+    })?;
+    Ok(message)
 }
 
 /// Whether the kind has a protobuf form.

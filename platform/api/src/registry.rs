@@ -136,6 +136,8 @@ pub struct Strategy {
     pub name: NameRule,
     /// Objects pass through: nothing is stored (reviews, bindings).
     pub virtual_only: bool,
+    /// What is stored may lack defaults that its definition got later: they are filled in when it is read.
+    pub defaults_on_read: bool,
 }
 
 /// The rule an object's name follows.

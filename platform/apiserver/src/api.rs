@@ -30,7 +30,7 @@ use crate::{
     call::Call,
     metrics::{Labels, Metrics},
     mount::{ApiGroup, Mount, Mounted, Mounts},
-    nonresource,
+    negotiate, nonresource,
     request::{Query, RequestInfo},
     resources::Resources,
     respond,
@@ -192,16 +192,18 @@ impl Api {
             namespace = info.namespace,
             name = info.name
         );
+        let refusals = negotiate::of_status(request.headers());
         let trusted = request.extensions_mut().remove::<Trusted>();
         let answered =
             AssertUnwindSafe(self.admitted(request, trusted, &info, &query, &labels).instrument(span)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::status(&status),
+            Ok(Err(status)) => respond::status(&status, refusals),
             Err(_) => {
                 self.0.metrics.panics.inc();
                 tracing::error!(request_id = audit_id, verb = info.verb, kind = info.resource, "request panicked");
-                respond::status(&status::internal(format!("\"{} {}\": apiserver panic'd on {}", info.verb, info.path, info.path)))
+                let text = format!("\"{} {}\": apiserver panic'd on {}", info.verb, info.path, info.path);
+                respond::status(&status::internal(text), refusals)
             }
         };
         let size = http_body::Body::size_hint(response.body()).exact();
@@ -405,7 +407,7 @@ impl Api {
 async fn answer(call: &Call) -> Result<Response, Status> {
     let mut response = match verbs::dispatch(call).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status),
+        Err(status) => respond::status(&status, negotiate::of_status(&call.headers)),
     };
     for text in call.warnings.lock().drain(..) {
         let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");

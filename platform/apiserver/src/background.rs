@@ -32,7 +32,7 @@ fn cache_of(api: &Api, group: &str, resource: &str) -> Option<(Arc<Kind>, Arc<Ca
     let registry = api.0.resources.registry();
     let kind = registry
         .kinds()
-        .find(|kind| kind.plural == resource && kind.group == group && crate::convert::is_served_as_stored(kind))?
+        .find(|kind| kind.plural == resource && kind.group == group && crate::convert::is_stored_version(kind))?
         .clone();
     let cache = api.0.storage.cache(&kind).ok()?;
     Some((kind, cache))
@@ -102,7 +102,7 @@ async fn count_quota(api: &Api, namespace: &str, name: &str) -> std::result::Res
         }
         let registry = api.0.resources.registry();
         let mut objects = Vec::new();
-        for kind in registry.kinds().filter(|kind| kind.namespaced && crate::convert::is_served_as_stored(kind)) {
+        for kind in registry.kinds().filter(|kind| kind.namespaced && crate::convert::is_stored_version(kind)) {
             let Ok(cache) = api.0.storage.cache(kind) else { continue };
             let snapshot = cache.snapshot();
             for (_, object) in snapshot.iter(&Scope::Namespace(namespace.to_owned()), None) {

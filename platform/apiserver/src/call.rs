@@ -37,7 +37,7 @@ impl Call {
 
     /// The representation the client wants, or 406.
     pub(crate) fn output(&self, offer: Offer) -> Result<Output, Status> {
-        negotiate::choose(&self.headers, self.query.flag("pretty"), offer).ok_or_else(status::not_acceptable)
+        negotiate::choose(&self.headers, self.query.flag("pretty"), offer, !self.kind.custom).ok_or_else(status::not_acceptable)
     }
 
     pub(crate) fn not_found(&self, name: &str) -> Status {

@@ -8,12 +8,20 @@ use serde_json::{Map, Value, json};
 
 /// Whether stored bytes are what a client of this version reads.
 pub(crate) fn is_served_as_stored(kind: &Kind) -> bool {
+    is_stored_version(kind) && !kind.strategy.defaults_on_read
+}
+
+/// Whether this is the version objects are stored in.
+pub(crate) fn is_stored_version(kind: &Kind) -> bool {
     kind.group == kind.storage.api_group && kind.version == kind.storage.version
 }
 
 /// Turns a stored object into one of the version asked for.
 pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
-    if is_served_as_stored(kind) {
+    if kind.strategy.defaults_on_read {
+        pharos_api::defaulting::apply(kind, &mut object);
+    }
+    if is_stored_version(kind) {
         return object;
     }
     match (kind.plural.as_ref(), kind.storage.api_group.as_ref(), kind.group.as_ref()) {
@@ -28,7 +36,7 @@ pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
 
 /// Turns an object of the version asked for into one to store.
 pub(crate) fn to_storage(kind: &Kind, mut object: Value) -> Value {
-    if is_served_as_stored(kind) {
+    if is_stored_version(kind) {
         return object;
     }
     match (kind.plural.as_ref(), kind.storage.api_group.as_ref(), kind.group.as_ref()) {

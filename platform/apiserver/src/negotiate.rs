@@ -9,6 +9,8 @@ pub(crate) enum Format {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`, for built-in kinds.
+    Protobuf,
 }
 
 /// What an answer is turned into before it is written.
@@ -38,6 +40,7 @@ impl Output {
         match self.format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf",
         }
     }
 }
@@ -94,14 +97,26 @@ pub(crate) enum Offer {
     Plain,
 }
 
+/// The format a media range names; `protobuf` says whether what is asked for has that form.
+fn format(range: &MediaRange, protobuf: bool) -> Option<Format> {
+    match range.media.as_str() {
+        "application/json" | "*/*" | "application/*" => Some(Format::Json),
+        "application/yaml" => Some(Format::Yaml),
+        "application/vnd.kubernetes.protobuf" if protobuf => Some(Format::Protobuf),
+        _ => None,
+    }
+}
+
+/// How a refusal is written: in the format the client likes best, or JSON where it likes none of ours.
+pub(crate) fn of_status(headers: &HeaderMap) -> Output {
+    let format = ranges(headers).iter().find_map(|range| format(range, true)).unwrap_or(Format::Json);
+    Output { format, ..Output::JSON }
+}
+
 /// Chooses the output for a request, or `None` for 406.
-pub(crate) fn choose(headers: &HeaderMap, pretty: bool, offer: Offer) -> Option<Output> {
+pub(crate) fn choose(headers: &HeaderMap, pretty: bool, offer: Offer, protobuf: bool) -> Option<Output> {
     for range in ranges(headers) {
-        let format = match range.media.as_str() {
-            "application/json" | "*/*" | "application/*" => Format::Json,
-            "application/yaml" => Format::Yaml,
-            _ => continue,
-        };
+        let Some(format) = format(&range, protobuf) else { continue };
         let version = match range.param("v") {
             Some("v1beta1") => "v1beta1",
             _ => "v1",
@@ -110,7 +125,8 @@ pub(crate) fn choose(headers: &HeaderMap, pretty: bool, offer: Offer) -> Option<
             matches!(range.param("v"), None | Some("v1" | "v1beta1")) && matches!(range.param("g"), None | Some("meta.k8s.io"));
         let shape = match range.param("as") {
             None => Shape::Object,
-            Some("Table") if known && offer == Offer::Transformable => Shape::Table(version),
+            // A table's cells may be anything, for which protobuf has no form.
+            Some("Table") if known && offer == Offer::Transformable && format != Format::Protobuf => Shape::Table(version),
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known && offer == Offer::Transformable => {
                 Shape::Partial(version)
             }
@@ -128,14 +144,22 @@ mod tests {
     fn check(accept: &str, want: Option<(Format, Shape)>) {
         let mut headers = HeaderMap::new();
         headers.insert(http::header::ACCEPT, accept.parse().unwrap());
-        let got = choose(&headers, false, Offer::Transformable).map(|output| (output.format, output.shape));
+        let got = choose(&headers, false, Offer::Transformable, true).map(|output| (output.format, output.shape));
         assert_eq!(got, want, "{accept}");
     }
 
     #[test]
     fn picks_the_first_it_can_serve() {
         check("application/json", Some((Format::Json, Shape::Object)));
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Object)));
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Protobuf, Shape::Object)));
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some((Format::Json, Shape::Object)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json",
+            Some((Format::Protobuf, Shape::Partial("v1"))),
+        );
         check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, Shape::Table("v1"))));
         check("application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, Shape::Object)));
         check("application/yaml;q=0.5, application/json;q=0", Some((Format::Yaml, Shape::Object)));

@@ -35,12 +35,13 @@ pub(crate) fn text(code: StatusCode, body: impl Into<String>) -> Response {
 
 /// A JSON document.
 pub(crate) fn json_document(code: StatusCode, value: &Value) -> Response {
-    bytes(code, "application/json", encode(value, Output::JSON))
+    bytes(code, "application/json", value.to_string())
 }
 
 /// A refusal.
-pub(crate) fn status(status: &Status) -> Response {
-    let mut response = json_document(status.code(), &status.to_value());
+pub(crate) fn status(status: &Status, output: Output) -> Response {
+    let value = status.to_value();
+    let mut response = plain(output, status.code(), &value).unwrap_or_else(|_| json_document(status.code(), &value));
     if let Some(seconds) = status.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -63,13 +64,19 @@ pub(crate) async fn refuse_upgrade(mut io: Io, status: Status) {
     let _ = io.shutdown().await;
 }
 
-fn encode(value: &Value, output: Output) -> Bytes {
+fn encode(value: &Value, output: Output) -> Result<Bytes, Status> {
     let encoded = match output.format {
+        Format::Protobuf => return protobuf(value),
         Format::Yaml => pharos_api::yaml::encode(value).unwrap_or_default().into_bytes(),
         Format::Json if output.pretty => serde_json::to_vec_pretty(value).unwrap_or_default(),
         Format::Json => serde_json::to_vec(value).unwrap_or_default(),
     };
-    encoded.into()
+    Ok(encoded.into())
+}
+
+/// An object as protobuf, with its envelope.
+pub(crate) fn protobuf(value: &Value) -> Result<Bytes, Status> {
+    pharos_api::protobuf::encode(value).map(Bytes::from).map_err(crate::status::internal)
 }
 
 /// One object, as it is or as the client wants to see it. Its bytes go out as they are stored where that is possible.
@@ -89,12 +96,12 @@ pub(crate) fn object(call: &Call, output: Output, code: StatusCode, object: Stor
             table(call, version, &[value], &metadata)?
         }
     };
-    Ok(bytes(code, output.content_type(), encode(&shaped, output)))
+    plain(output, code, &shaped)
 }
 
 /// A document that is never a table.
-pub(crate) fn plain(output: Output, code: StatusCode, value: &Value) -> Response {
-    bytes(code, output.content_type(), encode(value, output))
+pub(crate) fn plain(output: Output, code: StatusCode, value: &Value) -> Result<Response, Status> {
+    Ok(bytes(code, output.content_type(), encode(value, output)?))
 }
 
 /// An object as the store has it or as it was just made.

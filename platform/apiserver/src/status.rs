@@ -190,7 +190,11 @@ pub(crate) fn method_not_allowed() -> Status {
 }
 
 pub(crate) fn not_acceptable() -> Status {
-    Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml")
+    Status::new(
+        406,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
 }
 
 pub(crate) fn unsupported_media_type(given: &str, accepted: &str) -> Status {

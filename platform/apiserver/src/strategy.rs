@@ -114,12 +114,18 @@ pub(crate) fn keep_other_parts(kind: &Kind, part: Part, new: &mut Value, old: &V
                 Some(status) => kept["status"] = status,
                 None => remove(&mut kept, "status"),
             }
-            // Labels, annotations and finalizers go with it for built-in kinds; a custom resource's status alone.
-            if !kind.custom {
+            if status_alone(kind) {
+                kept["metadata"]["managedFields"] = metadata["managedFields"].clone();
+            } else {
+                // Labels, annotations and finalizers go with it.
                 kept["metadata"] = metadata;
                 kept["metadata"]["ownerReferences"] = old["metadata"]["ownerReferences"].clone();
-            } else {
-                kept["metadata"]["managedFields"] = metadata["managedFields"].clone();
+                if noun(kind) == ("apps", "deployments") {
+                    match old["metadata"].get("labels") {
+                        Some(labels) => kept["metadata"]["labels"] = labels.clone(),
+                        None => remove(&mut kept["metadata"], "labels"),
+                    }
+                }
             }
             *new = kept;
         }
@@ -138,11 +144,26 @@ pub(crate) fn keep_other_parts(kind: &Kind, part: Part, new: &mut Value, old: &V
         }
         Part::Approval => {
             let conditions = new["status"]["conditions"].clone();
+            let metadata = new["metadata"].clone();
             *new = old.clone();
+            new["metadata"] = metadata;
             new["status"]["conditions"] = conditions;
         }
         Part::Internal(_) => {}
     }
+}
+
+/// Whether a write of the status changes no metadata: the kinds whose status strategy upstream calls `ResetObjectMetaForStatus`.
+fn status_alone(kind: &Kind) -> bool {
+    kind.custom
+        || matches!(
+            noun(kind),
+            ("apiextensions.k8s.io", "customresourcedefinitions")
+                | ("apiregistration.k8s.io", "apiservices")
+                | ("flowcontrol.apiserver.k8s.io", _)
+                | ("admissionregistration.k8s.io", "validatingadmissionpolicies")
+                | ("resource.k8s.io", _)
+        )
 }
 
 /// Settles what an update leaves out.

@@ -72,7 +72,7 @@ fn success(call: &Call) -> Result<Response, Status> {
     let value = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": StatusCode::CREATED.as_u16(),
     });
-    Ok(respond::plain(output, StatusCode::CREATED, &value))
+    respond::plain(output, StatusCode::CREATED, &value)
 }
 
 /// The options of a write to a subresource.

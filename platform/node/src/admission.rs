@@ -50,6 +50,16 @@ pub(crate) fn admit<'a>(
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return refuse("UnexpectedAdmissionError", "resource claims are not supported by this node".to_owned());
     }
+    let taken: Vec<_> = others.clone().flat_map(host_ports).collect();
+    let is_taken = |(address, protocol, number): (&str, &str, i32)| {
+        taken
+            .iter()
+            .any(|(other, by, port)| *port == number && *by == protocol && (address == *other || address == ANY || *other == ANY))
+    };
+    if host_ports(pod).any(is_taken) {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned();
+        return refuse("NodePorts", message);
+    }
     let capacity = allocatable.get("pods").map_or(110_000, milli_of) / 1000;
     let used = others.clone().count() as i128;
     if used + 1 > capacity {
@@ -77,6 +87,20 @@ pub(crate) fn admit<'a>(
     Ok(())
 }
 
+/// Every address of the node.
+const ANY: &str = "0.0.0.0";
+
+/// The ports of the node that a pod takes: address, protocol, number.
+fn host_ports(pod: &Pod) -> impl Iterator<Item = (&str, &str, i32)> {
+    let spec = pod.spec.iter();
+    let containers = spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
+        let number = port.host_port.filter(|number| *number > 0)?;
+        let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "::").unwrap_or(ANY);
+        Some((address, port.protocol.as_deref().unwrap_or("TCP"), number))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -93,7 +117,12 @@ mod tests {
             [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
         let cpu = |value: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": value}}}]});
         let sysctl = |name: &str| json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
-        let others = [pod(cpu("1"))];
+        let port = |ip: &str, protocol: &str| {
+            json!({"containers": [{"name": "a", "ports": [
+            {"containerPort": 1, "hostPort": 80, "hostIP": ip, "protocol": protocol}]}]})
+        };
+        let no_port = "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        let others = [pod(cpu("1")), pod(port("10.0.0.1", "TCP"))];
         for (spec, expect) in [
             (cpu("1"), None),
             (
@@ -103,6 +132,10 @@ mod tests {
             (sysctl("kernel.shm_rmid_forced"), None),
             (sysctl("kernel.msgmax"), Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted")),
             (sysctl("net.core.somaxconn"), None),
+            (port("10.0.0.1", "TCP"), Some(no_port)),
+            (port("", "TCP"), Some(no_port)),
+            (port("10.0.0.2", "TCP"), None),
+            (port("", "UDP"), None),
             (
                 json!({"containers": [], "os": {"name": "windows"}}),
                 Some("Pod was rejected: Failed to admit pod as the OS field doesn't match node OS"),

@@ -142,12 +142,12 @@ fn of_container(inputs: &Inputs<'_>, role: Role, container: &Container, before: 
         started: Some(false),
         ..ApiContainer::default()
     };
+    // Of init containers too (`convertToAPIContainerStatuses`).
+    let default = || {
+        let init = inputs.pod.spec.as_ref().is_some_and(|s| s.init_containers.iter().flatten().next().is_some());
+        Waiting { reason: if init { "PodInitializing" } else { "ContainerCreating" }.to_owned(), message: String::new() }
+    };
     let Some(latest) = latest else {
-        let default = || {
-            let init = matches!(role, Role::Main)
-                && inputs.pod.spec.as_ref().is_some_and(|s| s.init_containers.iter().flatten().next().is_some());
-            Waiting { reason: if init { "PodInitializing" } else { "ContainerCreating" }.to_owned(), message: String::new() }
-        };
         let was = before.and_then(|before| before.state.as_ref());
         status.last_state = before.and_then(|before| before.last_state.clone());
         status.state = Some(match was {
@@ -221,8 +221,7 @@ fn of_container(inputs: &Inputs<'_>, role: Role, container: &Container, before: 
             }
         }
         ContainerState::Created => {
-            let reason = || Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
-            status.state = Some(wait(waiting.cloned().unwrap_or_else(reason)));
+            status.state = Some(wait(waiting.cloned().unwrap_or_else(default)));
             status.last_state = last;
         }
         ContainerState::Unknown => {

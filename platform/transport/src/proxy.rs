@@ -1,6 +1,7 @@
 //! Carries a request to another server: to a node, to a Service, to an extension API server.
 
 mod forward; // A request and its answer,
+mod links; // with its links made to lead back here,
 mod upgrade; // or a connection, raw.
 
 use std::{borrow::Cow, io, sync::Arc, time::Duration};
@@ -9,6 +10,7 @@ use http::{HeaderMap, HeaderName, Uri, header, uri::PathAndQuery};
 use rustls::ClientConfig;
 
 pub use forward::Proxy;
+pub use links::Links;
 pub use upgrade::{dial, forward_upgrade};
 
 /// Where a request goes.

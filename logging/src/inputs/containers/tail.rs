@@ -9,6 +9,9 @@ use std::{
 use super::format;
 use crate::{entry::LONGEST_LINE, wal::Position};
 
+/// Runtimes split longer lines into parts of so many bytes (containerd's `max_container_log_line_size`, Docker's read buffer).
+pub(super) const PIECE: usize = 16 << 10;
+
 /// A file that is read as it grows, across rotations.
 pub(super) struct Tail {
     file: File,
@@ -134,14 +137,16 @@ impl Tail {
 
     fn line(&mut self, offset: u64, line: &str, store: &mut dyn FnMut(i64, &'static str, &str)) {
         let Some(part) = format::part(line) else { return };
-        match (self.partial.remove(part.stream), part.partial) {
+        // A shorter part without an end is the last of its stream.
+        let unfinished = part.partial && part.text.len() >= PIECE;
+        match (self.partial.remove(part.stream), unfinished) {
             (None, false) => store(part.time, part.stream, &part.text),
             (None, true) => drop(self.partial.insert(part.stream, (offset, part.time, part.text))),
-            (Some((since, time, mut text)), partial) => {
+            (Some((since, time, mut text)), unfinished) => {
                 if text.len() < LONGEST_LINE {
                     text.push_str(&part.text);
                 }
-                if partial {
+                if unfinished {
                     self.partial.insert(part.stream, (since, time, text));
                 } else {
                     store(time, part.stream, &text);

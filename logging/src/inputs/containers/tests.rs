@@ -1,6 +1,6 @@
 use std::io::Write as _;
 
-use super::*;
+use super::{tail::PIECE, *};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -80,22 +80,32 @@ fn a_path_names_its_container() {
 #[test]
 fn lines_are_read_once_and_joined() {
     let mut fixture = Fixture::new();
-    fixture.write(&["F one", "P two ", "P and "]);
+    let piece = "x".repeat(PIECE);
+    let part = format!("P {piece}");
+    fixture.write(&["F one", &part, &part]);
     assert_eq!(fixture.read().0, ["one"]);
     fixture.write(&["F a half", "F three"]);
-    assert_eq!(fixture.read().0, ["two and a half", "three"]);
+    assert_eq!(fixture.read().0, [format!("{piece}{piece}a half"), "three".into()]);
     assert_eq!(fixture.read().0, Vec::<String>::new());
+}
+
+#[test]
+fn what_a_stream_ends_with_is_a_line() {
+    let mut fixture = Fixture::new();
+    fixture.write(&[&format!("P {}", "x".repeat(PIECE)), "P no newline"]);
+    assert_eq!(fixture.read().0, [format!("{}no newline", "x".repeat(PIECE))]);
 }
 
 #[test]
 fn a_restart_goes_on_where_it_was() {
     let mut fixture = Fixture::new();
-    fixture.write(&["F one", "P two "]);
+    let piece = "x".repeat(PIECE);
+    fixture.write(&["F one", &format!("P {piece}")]);
     let (lines, positions) = fixture.read();
     assert_eq!(lines, ["one"]);
     fixture.restart(positions);
     fixture.write(&["F and a half"]);
-    assert_eq!(fixture.read().0, ["two and a half"]);
+    assert_eq!(fixture.read().0, [format!("{piece}and a half")]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::custom::{self, PRESERVE_UNKNOWN};
 use super::{Format, gvk};
 use crate::registry::{Kind, KindSchema};
 use crate::schema::{Definition, Descriptions, ExtraRef, ListType, Property, Schema, Type, definition, definition_for};
@@ -213,7 +214,16 @@ impl Schemas {
     /// A custom resource's own schema, with what every object has.
     fn custom(&mut self, kind: &Kind, schema: &Schema) -> Value {
         let source = schema.owned_extra().and_then(|extra| extra.keywords.clone());
-        let mut out = source.unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+        let gvk = json!([gvk(&kind.group, &kind.version, &kind.kind)]);
+        let open = source.as_ref().is_none_or(|source| source[PRESERVE_UNKNOWN] == true);
+        if self.format == Format::V2 && open {
+            // With any property kubectl would refuse all others.
+            return json!({"type": "object", "x-kubernetes-group-version-kind": gvk});
+        }
+        let mut out = source.unwrap_or_else(|| json!({"type": "object", PRESERVE_UNKNOWN: true}));
+        if self.format == Format::V2 {
+            custom::to_v2(&mut out);
+        }
         let meta = self.named(OBJECT_META);
         let text = |position_of: &str| -> Value {
             let pod = definition("io.k8s.api.core.v1.Pod");
@@ -228,7 +238,7 @@ impl Schemas {
         out["properties"]["apiVersion"] = api_version;
         out["properties"]["kind"] = kind_name;
         out["properties"]["metadata"] = if self.format == Format::V3 { json!({"allOf": [meta]}) } else { meta };
-        out["x-kubernetes-group-version-kind"] = json!([gvk(&kind.group, &kind.version, &kind.kind)]);
+        out["x-kubernetes-group-version-kind"] = gvk;
         out
     }
 }

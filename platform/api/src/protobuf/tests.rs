@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{Error, decode, encode, watch_frame};
+use super::{Error, decode, encode, encode_list, watch_frame};
 
 fn round_trip(object: &Value) {
     let body = encode(object).expect("encodes");
@@ -68,9 +68,21 @@ fn garbage_is_refused() {
 }
 
 #[test]
+fn a_list_of_encoded_objects_is_the_list_encoded() {
+    let pods: Vec<Value> = ["a", "b"]
+        .map(|name| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": []}}))
+        .into();
+    let metadata = json!({"resourceVersion": "7", "remainingItemCount": 3});
+    let encoded: Vec<Vec<u8>> = pods.iter().map(|pod| encode(pod).expect("encodes")).collect();
+    let list = encode_list("v1", "PodList", &metadata, encoded.iter().map(Vec::as_slice)).expect("encodes");
+    let whole = json!({"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": pods});
+    assert_eq!(list, encode(&whole).expect("encodes"));
+}
+
+#[test]
 fn watch_frames_carry_their_length() {
-    let frame =
-        watch_frame("ADDED", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})).expect("encodes");
+    let object = encode(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})).expect("encodes");
+    let frame = watch_frame("ADDED", &object).expect("fits");
     let length = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
     assert_eq!(length as usize, frame.len() - 4);
 }

@@ -49,6 +49,7 @@ fn row(group: &'static str, version: &'static str, kind: &'static str, plural: &
             orphan_dependents: false,
             name: NameRule::Subdomain,
             virtual_only: false,
+            defaults_on_read: false,
         },
     }
 }
@@ -296,8 +297,10 @@ fn apps() -> Vec<Row> {
 
 fn events() -> Vec<Row> {
     vec![row("events.k8s.io", "v1", "Event", "events").short(&["ev"]).created_by_put().stored_as("", "v1").fields(
-        "regarding.kind regarding.namespace regarding.name regarding.uid regarding.apiVersion regarding.resourceVersion regarding.fieldPath \
-         reason reportingController type",
+        "regarding.kind=involvedObject.kind regarding.namespace=involvedObject.namespace regarding.name=involvedObject.name \
+         regarding.uid=involvedObject.uid regarding.apiVersion=involvedObject.apiVersion \
+         regarding.resourceVersion=involvedObject.resourceVersion regarding.fieldPath=involvedObject.fieldPath \
+         reason reportingController=reportingComponent type",
     )]
 }
 

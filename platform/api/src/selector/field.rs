@@ -33,6 +33,15 @@ impl FieldSelector {
         Self { terms: vec![Term { field: field.to_owned(), value: value.to_owned(), equal: true }] }
     }
 
+    /// Renames the fields.
+    pub fn rename(&mut self, new_name: impl Fn(&str) -> Option<String>) {
+        for term in &mut self.terms {
+            if let Some(name) = new_name(&term.field) {
+                term.field = name;
+            }
+        }
+    }
+
     /// Parses the text form: `a=b,c!=d,e==f`, with `\` before `,`, `=` and `\` in values.
     ///
     /// # Errors

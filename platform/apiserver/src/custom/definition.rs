@@ -84,12 +84,21 @@ pub(super) fn kinds(definition: &Value) -> (Vec<Arc<Kind>>, HashMap<String, Scal
                     orphan_dependents: false,
                     name: NameRule::Subdomain,
                     virtual_only: false,
+                    defaults_on_read: has_default(&version["schema"]["openAPIV3Schema"]),
                 },
                 custom: true,
             })
         })
         .collect();
     (rows, scales)
+}
+
+/// Whether a schema says a default anywhere.
+fn has_default(schema: &Value) -> bool {
+    let inside = |value: &Value| value.is_object() && has_default(value);
+    schema.get("default").is_some()
+        || schema["properties"].as_object().is_some_and(|properties| properties.values().any(inside))
+        || ["items", "additionalProperties"].iter().any(|place| inside(&schema[*place]))
 }
 
 fn subresource_rows(kind: &Str, subresources: &Value) -> Vec<Subresource> {

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, sync::Arc};
 use http::{HeaderValue, Method, StatusCode, header, uri::Authority};
 use pharos_transport::{
     Body, Io, Request, Response, pki,
-    proxy::{self, Proxy, ProxyError, Target},
+    proxy::{self, Links, Proxy, ProxyError, Target},
     websocket,
 };
 use rand::seq::IndexedRandom as _;
@@ -64,7 +64,11 @@ pub(crate) async fn handle(
     let Some(target) = target(api, info, query).await? else {
         return Ok(respond::text(StatusCode::OK, "")); // Logs of a pod that is on no node yet.
     };
+    let links = (info.subresource == "proxy").then(|| links(&request, info, &target));
     let response = api.0.upstream.proxy.forward(request, &target).await.map_err(unreachable_service)?;
+    if let Some(links) = links {
+        return Ok(links.lead_back(response));
+    }
     if info.subresource != "log" {
         return Ok(response);
     }
@@ -130,7 +134,7 @@ async fn prepare(
                 kind,
                 warnings: parking_lot::Mutex::default(),
             };
-            verbs::watch::body(&call, false).await.map(Upgrade::Body)
+            verbs::watch::lines(&call).await.map(Upgrade::Body)
         }
         (_, "log") if by_websocket => {
             let Some(target) = target(api, info, query).await? else { return Ok(Upgrade::Body(Body::empty())) };
@@ -162,6 +166,15 @@ fn unreachable_service(error: ProxyError) -> Status {
             status::unavailable(format!("error trying to reach service: {text}"))
         }
     }
+}
+
+/// Where the links of what is proxied are to lead.
+fn links(request: &Request, info: &RequestInfo, target: &Target) -> Links {
+    let path = request.uri().path();
+    let prefix = path.strip_suffix(info.rest.as_str()).unwrap_or(path).trim_end_matches('/').to_owned();
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(Authority::as_str)).unwrap_or_default().to_owned();
+    Links { prefix, source: target.authority.to_string(), host }
 }
 
 /// Relative links in what is proxied work only below a slash.

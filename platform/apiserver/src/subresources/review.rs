@@ -31,7 +31,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
         ("authentication.k8s.io", "selfsubjectreviews") => Ok(Authenticator::review_self(&question, user)),
         ("authentication.k8s.io", "tokenreviews") => {
             return match call.api.authenticator().review_token(&question) {
-                Ok(answer) => Ok(respond::plain(output, StatusCode::CREATED, &answer)),
+                Ok(answer) => respond::plain(output, StatusCode::CREATED, &answer),
                 Err(message) => Err(status::bad_request(message)),
             };
         }
@@ -48,5 +48,5 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
             format!("Invalid value: {value}: {message}"),
         ),
     })?;
-    Ok(respond::plain(output, StatusCode::CREATED, &answered))
+    respond::plain(output, StatusCode::CREATED, &answered)
 }

@@ -103,7 +103,7 @@ async fn current(call: &Call) -> Result<Value, Status> {
 
 pub(super) async fn get(call: &Call) -> Result<Response, Status> {
     let output = output(call)?;
-    Ok(respond::plain(output, StatusCode::OK, &of(call, &current(call).await?)))
+    respond::plain(output, StatusCode::OK, &of(call, &current(call).await?))
 }
 
 /// kubectl asks for a table first; a Scale has none, so it gets the object.
@@ -167,7 +167,7 @@ async fn write(
         Written::Stored(bytes) => convert::from_storage(&call.kind, storage::parse(bytes)?),
         Written::DryRun(object) => object.clone(),
     };
-    Ok(respond::plain(output, StatusCode::OK, &of(call, &object)))
+    respond::plain(output, StatusCode::OK, &of(call, &object))
 }
 
 #[cfg(test)]

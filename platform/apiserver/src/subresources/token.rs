@@ -22,7 +22,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let objects = crate::background::CachedObjects(call.api.clone());
     let answered = call.api.0.issuer.request(namespace, name, &request, &objects).map_err(|refused| refuse(name, refused))?;
-    Ok(respond::plain(output, StatusCode::CREATED, &answered))
+    respond::plain(output, StatusCode::CREATED, &answered)
 }
 
 fn refuse(account: &str, refused: Refused) -> Status {

@@ -57,11 +57,11 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
         Deleted::Gone(object) if returns_object(&call.kind) => {
             respond::object(call, output, StatusCode::OK, Stored::Value(&object))
         }
-        Deleted::Gone(object) => Ok(respond::plain(
+        Deleted::Gone(object) => respond::plain(
             crate::negotiate::Output { shape: crate::negotiate::Shape::Object, ..output },
             StatusCode::OK,
             &success(&call.kind, &call.info.name, object_meta::text(&object, "uid")),
-        )),
+        ),
     }
 }
 
@@ -93,8 +93,8 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
     let body = body::delete_options(call)?;
     let options = DeleteOptions::parse(&call.query, body.as_ref())?;
-    let wanted = ListOptions::parse(&call.query, false)?;
-    check_fields(call, &wanted)?;
+    let mut wanted = ListOptions::parse(&call.query, false)?;
+    check_fields(call, &mut wanted)?;
     let cache = call.api.0.storage.cache(&call.kind)?;
     let list_options =
         CacheOptions { scope: call.scope(&wanted), at_least: call.api.0.storage.revision().await?, ..CacheOptions::default() };
@@ -121,7 +121,7 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
         "items": items,
     });
     let output = crate::negotiate::Output { shape: crate::negotiate::Shape::Object, ..output };
-    Ok(respond::plain(output, StatusCode::OK, &list))
+    respond::plain(output, StatusCode::OK, &list)
 }
 
 /// Deletes the call's object.

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, BytesMut};
 use http::StatusCode;
-use pharos_api::object::Object;
+use pharos_api::object::{Encoding, Object};
 use pharos_store::{Error, ListOptions as CacheOptions};
 use pharos_transport::Response;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::{
     call::Call,
     convert,
     lists::Continue,
-    negotiate::{Offer, Output, Shape},
+    negotiate::{Format, Offer, Output, Shape},
     options::{ListOptions, Match},
     respond,
     status::{self, Status},
@@ -26,8 +26,8 @@ const TOO_OLD: &str = "The provided continue parameter is too old to display a c
 
 pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
-    let options = ListOptions::parse(&call.query, false)?;
-    check_fields(call, &options)?;
+    let mut options = ListOptions::parse(&call.query, false)?;
+    check_fields(call, &mut options)?;
     let cache = call.api.0.storage.cache(&call.kind)?;
     let token = options.continue_token.as_deref().map(Continue::decode).transpose()?;
     let mut wanted = CacheOptions { scope: call.scope(&options), limit: options.limit, ..CacheOptions::default() };
@@ -74,6 +74,12 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     if output == Output::JSON && convert::is_served_as_stored(&call.kind) {
         return Ok(joined(call, &metadata, list.objects.iter().map(|object| object.bytes())));
     }
+    if output.format == Format::Protobuf && output.shape == Shape::Object && convert::is_served_as_stored(&call.kind) {
+        let items = list.objects.iter().map(|object| protobuf(object)).collect::<Result<Vec<_>, _>>()?;
+        let (version, kind) = (call.kind.api_version(), call.kind.list_kind());
+        let body = pharos_api::protobuf::encode_list(&version, &kind, &metadata, items.iter().map(|item| &item[..]));
+        return Ok(respond::bytes(StatusCode::OK, output.content_type(), body.map_err(status::internal)?));
+    }
     let mut items = Vec::with_capacity(list.objects.len());
     for object in &list.objects {
         items.push(convert::from_storage(&call.kind, storage::parse(object.bytes())?));
@@ -93,7 +99,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
             "items": items,
         }),
     };
-    Ok(respond::plain(output, StatusCode::OK, &body))
+    respond::plain(output, StatusCode::OK, &body)
 }
 
 /// A list whose items are the stored bytes themselves.
@@ -116,10 +122,19 @@ fn joined<'a>(call: &Call, metadata: &Value, items: impl Iterator<Item = &'a byt
     respond::bytes(StatusCode::OK, "application/json", body.freeze())
 }
 
-/// Refuses field selectors the kind has no such field for.
-pub(super) fn check_fields(call: &Call, options: &ListOptions) -> Result<(), Status> {
+/// A stored object as protobuf: made once, kept beside it, shared by all who ask.
+pub(super) fn protobuf(object: &Object) -> Result<bytes::Bytes, Status> {
+    object.encoded(Encoding::Protobuf, |object| respond::protobuf(&storage::parse(object.bytes())?))
+}
+
+/// Refuses field selectors the kind has no such field for, and calls the others by their names in the version that is stored.
+pub(super) fn check_fields(call: &Call, options: &mut ListOptions) -> Result<(), Status> {
     let extra = call.kind.fields.iter().map(|field| field.label.as_ref());
-    options.fields.check(call.kind.namespaced, extra).map_err(|error| status::bad_request(error.0))
+    options.fields.check(call.kind.namespaced, extra).map_err(|error| status::bad_request(error.0))?;
+    if !call.kind.custom && !convert::is_stored_version(&call.kind) {
+        options.fields.rename(|label| Some(call.kind.selectable(label)?.paths.first()?.join(".")));
+    }
+    Ok(())
 }
 
 /// Whether an object is one of those asked for.

@@ -1,4 +1,4 @@
-//! Watches: a cache's events, seen through a client's selectors, as JSON lines or WebSocket messages.
+//! Watches: a cache's events, seen through a client's selectors, as JSON lines, protobuf frames or WebSocket messages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::list::{check_fields, selects};
+use super::list::{check_fields, protobuf, selects};
 use crate::{
     call::Call,
     convert,
-    negotiate::{Offer, Output, Shape},
+    negotiate::{Format, Offer, Output, Shape},
     options::ListOptions,
     respond,
-    status::Status,
+    status::{self, Status},
     storage,
 };
 
@@ -38,24 +38,37 @@ const CHUNK_BYTES: usize = 32 << 10;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 pub(super) async fn watch(call: &Call) -> Result<Response, Status> {
-    let mut response = Response::new(body(call, true).await?);
+    let output = call.output(Offer::Transformable)?;
+    let content_type = match output.format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Format::Json => "application/json",
+        Format::Yaml => return Err(status::not_acceptable()), // YAML does not say where an event ends.
+    };
+    let mut response = Response::new(stream(frames(call, output, CHUNK_BYTES).await?));
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
 
-/// The watch as a body: in chunks of whole lines, or of one line each.
-pub(crate) async fn body(call: &Call, joined: bool) -> Result<Body, Status> {
-    let frames = frames(call, if joined { CHUNK_BYTES } else { 0 }).await?;
-    Ok(Body::stream(futures::StreamExt::map(frames, Ok::<_, std::io::Error>)).long_running())
+/// The watch as a body of one JSON line a chunk, for a WebSocket's text messages.
+pub(crate) async fn lines(call: &Call) -> Result<Body, Status> {
+    let output = Output { format: Format::Json, ..call.output(Offer::Transformable)? };
+    Ok(stream(frames(call, output, 0).await?))
 }
 
-async fn frames(call: &Call, chunk_bytes: usize) -> Result<impl Stream<Item = Bytes> + Send + 'static + use<>, Status> {
-    let output = call.output(Offer::Transformable)?;
-    let options = ListOptions::parse(&call.query, true)?;
-    check_fields(call, &options)?;
+fn stream(frames: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    Body::stream(futures::StreamExt::map(frames, Ok::<_, std::io::Error>)).long_running()
+}
+
+async fn frames(
+    call: &Call,
+    output: Output,
+    chunk_bytes: usize,
+) -> Result<impl Stream<Item = Bytes> + Send + 'static + use<>, Status> {
+    let mut options = ListOptions::parse(&call.query, true)?;
+    check_fields(call, &mut options)?;
     let cache = call.api.0.storage.cache(&call.kind)?;
     if let Some(version) = options.resource_version {
         cache.wait(version).await?;
@@ -164,7 +177,7 @@ impl Watch {
         loop {
             if let Some(failure) = self.failure.take() {
                 self.subscription = None;
-                return Some(line("ERROR", &failure.to_value()));
+                return self.view.framed("ERROR", &failure.to_value()).ok();
             }
             let subscription = self.subscription.as_mut()?;
             let tick = async {
@@ -284,13 +297,21 @@ impl Watch {
                 }}],
             }),
         };
-        chunk.put_slice(&line("BOOKMARK", &shaped));
+        match self.view.framed("BOOKMARK", &shaped) {
+            Ok(frame) => chunk.put_slice(&frame),
+            Err(failure) => self.failure = Some(failure),
+        }
     }
 }
 
 impl View {
     fn write(&mut self, chunk: &mut BytesMut, event: &str, object: &Object) -> Result<(), Status> {
         if self.output.shape == Shape::Object && convert::is_served_as_stored(&self.kind) {
+            if self.output.format == Format::Protobuf {
+                let frame = pharos_api::protobuf::watch_frame(event, &protobuf(object)?);
+                chunk.put_slice(&frame.map_err(status::internal)?);
+                return Ok(());
+            }
             chunk.put_slice(b"{\"type\":\"");
             chunk.put_slice(event.as_bytes());
             chunk.put_slice(b"\",\"object\":");
@@ -313,11 +334,16 @@ impl View {
                 self.printer.table(vec![row], metadata, version, headers)
             }
         };
-        chunk.put_slice(&line(event, &shaped));
+        chunk.put_slice(&self.framed(event, &shaped)?);
         Ok(())
     }
-}
 
-fn line(event: &str, object: &Value) -> Bytes {
-    Bytes::from(format!("{}\n", json!({"type": event, "object": object})))
+    /// One event as it goes over the wire.
+    fn framed(&self, event: &str, object: &Value) -> Result<Bytes, Status> {
+        if self.output.format != Format::Protobuf {
+            return Ok(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))));
+        }
+        let frame = pharos_api::protobuf::watch_frame(event, &respond::protobuf(object)?);
+        frame.map(Bytes::from).map_err(status::internal)
+    }
 }

@@ -4,4 +4,5 @@
 
 mod common;
 mod objects;
+mod protobuf;
 mod refusals;

@@ -394,3 +394,88 @@ async fn discovery_and_openapi_are_cached_by_etag() {
     let pods = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     assert!(server.get(&pods).await.body["components"]["schemas"]["io.k8s.api.core.v1.Pod"].is_object());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_of_the_status_changes_the_metadata_its_kind_allows() {
+    let server = Server::start().await;
+    let change = json!({"metadata": {"labels": {"l": "new"}, "annotations": {"a": "new"}}});
+    let meta = json!({"name": "o", "labels": {"l": "old"}, "annotations": {"a": "old"}});
+    let template = json!({"metadata": {"labels": {"x": "y"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let apps = json!({"metadata": meta, "spec": {"selector": {"matchLabels": {"x": "y"}}, "template": template}});
+    let flow = json!({"metadata": meta, "spec": {"priorityLevelConfiguration": {"name": "exempt"}}});
+    for (collection, object, want) in [
+        ("/apis/apps/v1/namespaces/default/replicasets", &apps, ("new", "new")),
+        ("/apis/apps/v1/namespaces/default/deployments", &apps, ("old", "new")),
+        ("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", &flow, ("old", "old")),
+    ] {
+        server.create(collection, object.clone()).await;
+        let got = server.merge(&format!("{collection}/o/status"), &change).await.body;
+        let got = (got["metadata"]["labels"]["l"].as_str(), got["metadata"]["annotations"]["a"].as_str());
+        assert_eq!(got, (Some(want.0), Some(want.1)), "{collection}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_selected_by_the_fields_of_either_version() {
+    let server = Server::start().await;
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reportingController": "test-controller", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal",
+        "eventTime": "2026-01-02T03:04:05.000000Z"});
+    let new = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let old = "/api/v1/namespaces/default/events";
+    server.create(new, event).await;
+    for (path, selector, want) in [
+        (new, "reportingController=test-controller", 1),
+        (new, "reportingController=another", 0),
+        (new, "regarding.name=p,reason=r", 1),
+        (old, "source=test-controller", 1),
+        (old, "involvedObject.name!=p,reportingComponent=test-controller", 0),
+    ] {
+        let found = server.get(&format!("{path}?fieldSelector={selector}")).await.body;
+        assert_eq!(found["items"].as_array().map(Vec::len), Some(want), "{selector}: {found}");
+    }
+    assert_eq!(server.get(&format!("{new}?fieldSelector=involvedObject.name=p")).await.code, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_takes_metadata_along_and_nothing_else() {
+    let server = Server::start().await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+    let spec = json!({"signerName": "example.com/signer", "usages": ["client auth"], "request": pem});
+    server.create(requests, json!({"metadata": {"name": "c"}, "spec": spec})).await;
+    let condition = json!({"type": "Approved", "status": "True", "reason": "r"});
+    let change = json!({"metadata": {"annotations": {"a": "b"}}, "status": {"conditions": [condition], "certificate": "eA=="}});
+    let got = server.merge(&format!("{requests}/c/approval"), &change).await.body;
+    assert_eq!((&got["metadata"]["annotations"]["a"], &got["status"]["certificate"]), (&json!("b"), &Value::Null), "{got}");
+    assert_eq!(got["status"]["conditions"][0]["type"], "Approved");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_default_that_came_later_is_there_when_the_object_is_read() {
+    let server = Server::start().await;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = |colour: Value| {
+        json!({"metadata": {"name": "paints.example.com"}, "spec": {"group": "example.com",
+        "scope": "Namespaced", "names": {"plural": "paints", "kind": "Paint"}, "versions": [{"name": "v1", "served": true,
+        "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object",
+        "default": {}, "properties": {"colour": colour}}}}}}]}})
+    };
+    server.create(definitions, definition(json!({"type": "string"}))).await;
+    let paints = "/apis/example.com/v1/namespaces/default/paints";
+    while server.get(paints).await.code == 404 {
+        tokio::task::yield_now().await;
+    }
+    let object = json!({"apiVersion": "example.com/v1", "kind": "Paint", "metadata": {"name": "p"}});
+    server.create(paints, object).await;
+    let mut made = server.get(&format!("{definitions}/paints.example.com")).await.body.take();
+    made["spec"] = definition(json!({"type": "string", "default": "red"}))["spec"].clone();
+    made["spec"]["names"]["singular"] = json!("paint");
+    made["spec"]["names"]["listKind"] = json!("PaintList");
+    let changed = server.put(&format!("{definitions}/paints.example.com"), &made).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    while server.get(&format!("{paints}/p")).await.body["spec"]["colour"] != "red" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.get(paints).await.body["items"][0]["spec"]["colour"], "red");
+}

@@ -52,12 +52,12 @@ pub(crate) async fn follow(client: Client, id: String, writer: Arc<Mutex<LogWrit
     }
     for (source, last) in [Source::Stdout, Source::Stderr].into_iter().zip(waiting) {
         if let Some((at, line)) = last {
-            writer.lock().line(source, 'F', &line, at);
+            writer.lock().line(source, 'P', &line, at);
         }
     }
 }
 
-/// Takes one entry, `stamp line`. One without a newline is a part of a line, unless it is the last.
+/// Takes one entry, `stamp line`. One without a newline is a part of a line.
 fn entry(
     writer: &Mutex<LogWriter>,
     source: Source,

@@ -92,11 +92,11 @@ impl LogWriter {
         }
     }
 
-    /// Ends a stream: what is left of its last line is a line.
+    /// Ends a stream. What is left of its last line had no end, so it is a part of one, as containerd has it.
     pub(crate) fn finish(&mut self, source: Source, now: Timestamp) {
         let pending = std::mem::take(&mut self.pending[source as usize]);
         if !pending.is_empty() && self.file.is_some() {
-            self.entry(source, 'F', &pending, now);
+            self.entry(source, 'P', &pending, now);
             self.flush();
         }
     }
@@ -196,7 +196,7 @@ mod tests {
             &[(Source::Stdout, b"a\nb"), (Source::Stderr, b"e\n"), (Source::Stdout, b"c\n")],
             "stdout F a\nstderr F e\nstdout F bc\n",
         );
-        check(&[(Source::Stdout, b"no newline")], "stdout F no newline\n");
+        check(&[(Source::Stdout, b"no newline")], "stdout P no newline\n");
         check(&[(Source::Stdout, b"\n\n")], "stdout F \nstdout F \n");
         let expect = format!("stdout P {}\nstdout F xxx\n", &long[..LINE_LIMIT]);
         check(&[(Source::Stdout, long.as_bytes()), (Source::Stdout, b"\n")], &expect);
