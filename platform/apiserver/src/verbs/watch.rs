@@ -101,6 +101,7 @@ async fn frames(
     });
     let (subscription, failure) = match cache.subscribe(scope, start) {
         Ok(subscription) => (Some(subscription), None),
+        Err(pharos_store::Error::Closed) => (None, None),
         // Too old a revision is told in the stream, as upstream does.
         Err(error) => (None, Some(Status::from(error))),
     };
@@ -231,6 +232,11 @@ impl Watch {
                     }
                 }
                 Ok(None) => return,
+                // The kind is gone, or the server stops: the end of the stream says so, as upstream's does.
+                Err(pharos_store::Error::Closed) => {
+                    self.subscription = None;
+                    return;
+                }
                 Err(error) => {
                     self.failure = Some(error.into());
                     return;

@@ -296,6 +296,7 @@ async fn custom_kinds_are_served_once_established() {
     }
     let found = server.get("/apis/example.com/v1").await.body;
     assert!(found["resources"].as_array().unwrap().iter().any(|r| r["name"] == "things/status"));
+    let mut seen = watch(&server, &format!("{things}?watch=1")).await;
     server.delete(&format!("{definitions}/things.example.com")).await;
     while events.next().await.unwrap()["type"] != "DELETED" {}
     // As upstream, the path goes soon after its definition, not with it.
@@ -305,6 +306,12 @@ async fn custom_kinds_are_served_once_established() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), gone).await.expect("the kind is not served any more");
+    // Its watches end: with no error, as they showed all there was.
+    let mut types = Vec::new();
+    while let Some(event) = seen.next().await {
+        types.push(event["type"].clone());
+    }
+    assert_eq!(types.last(), Some(&json!("DELETED")), "{types:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

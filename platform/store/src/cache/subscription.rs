@@ -97,7 +97,7 @@ impl Subscription {
     /// # Errors
     ///
     /// Then the watch is over: [`Error::Lagged`] if events were let go of before they were read (410 for the client),
-    /// [`Error::Closed`] if the cache was closed.
+    /// [`Error::Closed`] if the cache was closed, once all events before that were given.
     pub async fn next(&mut self) -> Result<Item> {
         loop {
             let notify = self.notify.clone();
@@ -178,9 +178,6 @@ impl Subscription {
     fn take_chunk(&mut self) -> Result<bool> {
         self.backlog = Backlog::Empty;
         let state = self.shared.state.read();
-        if state.closed {
-            return Err(Error::Closed);
-        }
         let events = state.ring(&self.scope, &self.key_prefix).and_then(|ring| ring.from(self.cursor));
         let Some(events) = events else {
             self.shared.metrics.lagged.inc();
@@ -194,6 +191,10 @@ impl Subscription {
             }
         }
         let any = !chunk.is_empty();
+        // What happened before the end is told before it.
+        if !any && state.closed {
+            return Err(Error::Closed);
+        }
         self.backlog = Backlog::Events(chunk.into_iter());
         Ok(any)
     }
