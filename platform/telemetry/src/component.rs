@@ -52,9 +52,9 @@ impl Ctx {
         self.name
     }
 
-    /// Says, once, that the component does its work. A dropped context never means ready.
+    /// Says that the component does its work; saying it again is no event. A dropped context never means ready.
     pub fn ready(&self) {
-        self.ready.send_replace(true);
+        self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
     }
 
     /// Whether [`Ctx::ready`] was called.

@@ -127,3 +127,13 @@ async fn deadlines_hold() {
     assert!(matches!(supervisor.start(Deaf).await, Err(StartError::NotReady("deaf", _))));
     supervisor.stop().await;
 }
+
+#[test]
+fn ready_is_said_once() {
+    let ctx = Ctx::for_test(Default::default());
+    let mut seen = ctx.ready.subscribe();
+    ctx.ready();
+    assert!(*seen.borrow_and_update() && ctx.is_ready());
+    ctx.ready();
+    assert!(!seen.has_changed().unwrap());
+}
