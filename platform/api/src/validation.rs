@@ -11,6 +11,7 @@ use crate::schema::{Schema, Type};
 pub use crate::status::{ErrorType, FieldError};
 
 mod access;
+mod admission;
 mod at;
 mod container;
 mod core;
@@ -65,6 +66,12 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("storage.k8s.io", "StorageClass") => storage::storage_class(&root, old, &mut errors),
         ("scheduling.k8s.io", "PriorityClass") => core::priority_class(&root, old, &mut errors),
         ("coordination.k8s.io", "Lease") => core::lease(&spec, &mut errors),
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => {
+            admission::webhook_configuration(&root, true, &mut errors);
+        }
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
+            admission::webhook_configuration(&root, false, &mut errors);
+        }
         ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
         _ => required(kind.schema(), &root, &mut errors),
     }

@@ -1,11 +1,20 @@
-//! Built-in admission: what is changed in an object, or refused, because of who asks and of what else is stored.
+//! Admission: what is changed in an object, or refused, because of who asks, of what else is stored, or of what a webhook
+//! says.
 //!
-//! Each plugin is a file with upstream's name. [`mutate`] runs before defaults are applied a second time, [`validate`]
-//! on the final object. Validation that concerns the object alone is not here but in `pharos-api`.
+//! Each built-in plugin is a file with upstream's name; [`webhook`] asks other servers. [`mutate`] runs before defaults are
+//! applied a second time, [`validate`] on the final object. Validation that concerns the object alone is not here but in
+//! `pharos-api`.
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::{api::Api, authn::UserInfo, status::Status};
+use crate::{
+    api::Api,
+    authn::UserInfo,
+    call::Call,
+    options::{DeleteOptions, WriteOptions},
+    status::Status,
+};
 use pharos_api::registry::Kind;
 
 mod default_ingress_class;
@@ -18,6 +27,7 @@ pub(crate) mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
+pub(crate) mod webhook;
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +35,20 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// Of a subresource that streams: exec, attach, port-forward, proxy.
+    Connect,
+}
+
+/// The options of a write.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Options<'a> {
+    Create(&'a WriteOptions),
+    Update(&'a WriteOptions),
+    Delete(&'a DeleteOptions),
+    /// Those who connect have none.
+    None,
+    /// The server's own writing, part of one that webhooks have seen.
+    Unreviewed,
 }
 
 /// A write on its way to the store.
@@ -36,11 +60,14 @@ pub(crate) struct Attributes<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) operation: Operation,
+    pub(crate) options: Options<'a>,
+    /// What the client is told on the side.
+    pub(crate) warnings: &'a Mutex<Vec<String>>,
 }
 
 impl Attributes<'_> {
-    /// A create of a subresource of the call's object.
-    pub(crate) fn of_subresource<'c>(call: &'c crate::call::Call) -> Attributes<'c> {
+    /// A create of a subresource of the call's object, or of a kind that is answered and forgotten.
+    pub(crate) fn of_subresource<'c>(call: &'c Call, options: &'c WriteOptions) -> Attributes<'c> {
         Attributes {
             api: &call.api,
             user: &call.user,
@@ -49,6 +76,8 @@ impl Attributes<'_> {
             namespace: &call.info.namespace,
             name: &call.info.name,
             operation: Operation::Create,
+            options: Options::Create(options),
+            warnings: &call.warnings,
         }
     }
 
@@ -65,6 +94,26 @@ impl Attributes<'_> {
 
 /// Changes the object of a create or update, or refuses it.
 pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    let mut mutation = webhook::Mutation::default();
+    builtin(attributes, object, old).await?;
+    if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
+        // What a webhook has added is subject to the plugins too, and webhooks that ask for it see what others did.
+        builtin(attributes, object, old).await?;
+        webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
+    }
+    Ok(())
+}
+
+/// Asks the webhooks about what is no object of its own: the body of a subresource, the options of a connection.
+pub(crate) async fn review(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    let mut mutation = webhook::Mutation::default();
+    if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
+        webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
+    }
+    webhook::validate(attributes, Some(object), old).await
+}
+
+async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
     namespace_lifecycle::admit(attributes).await?;
     limit_ranger::mutate(attributes, object).await?;
     service_account::mutate(attributes, object).await?;
@@ -82,10 +131,12 @@ pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old:
 pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
     if attributes.operation == Operation::Delete {
         namespace_lifecycle::admit(attributes).await?;
+        webhook::mutate(attributes, &mut webhook::Mutation::default(), None, old).await?;
     }
     if let Some(object) = object {
         limit_ranger::validate(attributes, object).await?;
         priority::validate(attributes, object).await?;
     }
-    crate::authz_hooks::admit(attributes, object, old)
+    crate::authz_hooks::admit(attributes, object, old)?;
+    webhook::validate(attributes, object, old).await
 }

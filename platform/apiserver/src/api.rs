@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 
 use crate::{
     Config, Error, Result,
+    admission::webhook::{self, Webhooks},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
     background::{self, CachedObjects},
@@ -31,6 +32,7 @@ use crate::{
     metrics::{Labels, Metrics},
     mount::{ApiGroup, Mount, Mounted, Mounts},
     negotiate, nonresource,
+    outbound::Outbound,
     request::{Query, RequestInfo},
     resources::Resources,
     respond,
@@ -85,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) allocator: Allocator,
     pub(crate) custom: crate::custom::Custom,
     pub(crate) upstream: connect::Upstream,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) outbound: Outbound,
     readonly: Arc<Semaphore>,
     mutating: Arc<Semaphore>,
     /// Writes in progress: they outlive the clients that asked for them.
@@ -127,6 +131,8 @@ impl Api {
             allocator: Allocator::new(networks, config.service_node_port_range.clone()),
             custom: crate::custom::Custom::default(),
             upstream,
+            webhooks: Webhooks::new(registry)?,
+            outbound: Outbound::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
             mutating: Arc::new(Semaphore::new(config.max_mutating_requests_inflight)),
             writes: TaskTracker::new(),
@@ -140,6 +146,7 @@ impl Api {
             api.0.storage.attach(kind).await?;
         }
         background::prime(&api)?;
+        webhook::prime(&api);
         crate::custom::load(&api).await?;
         Ok(api)
     }
@@ -410,10 +417,7 @@ async fn answer(call: &Call) -> Result<Response, Status> {
         Err(status) => respond::status(&status, negotiate::of_status(&call.headers)),
     };
     for text in call.warnings.lock().drain(..) {
-        let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {
-            response.headers_mut().append(http::header::WARNING, value);
-        }
+        respond::warn(&mut response, &text);
     }
     Ok(response)
 }
@@ -498,6 +502,7 @@ impl Component for Api {
     async fn run(&self, ctx: Ctx) -> Result<()> {
         background::start(self, &ctx).await?;
         bootstrap::run(self).await?;
+        self.0.webhooks.bootstrapped();
         ctx.ready();
         ctx.stopped().await;
         self.0.writes.close();

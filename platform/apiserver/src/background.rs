@@ -64,6 +64,7 @@ pub(crate) async fn start(api: &Api, ctx: &Ctx) -> Result<()> {
     if let Some((_, cache)) = cache_of(api, "", "resourcequotas") {
         ctx.spawn("quota count", count_quotas(api.clone(), ctx.clone(), cache));
     }
+    crate::admission::webhook::follow(api, ctx);
     crate::custom::start(api, ctx);
     Ok(())
 }

@@ -146,15 +146,21 @@ async fn ensure(api: &Api, path: &str, object: &Value) -> Result<()> {
 
 /// Creates an object, or brings it to this state.
 async fn put(api: &Api, path: &str, object: &Value) -> Result<()> {
-    let (code, value) = call(api, &myself(), Method::POST, path, "application/json", Some(object)).await?;
-    if code.is_success() {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let there = format!("{path}/{name}");
+    let (code, value) = call(api, &myself(), Method::GET, &there, "application/json", None).await?;
+    if code == StatusCode::NOT_FOUND {
+        return send(api, &myself(), Method::POST, path, "application/json", object).await.map(drop);
+    }
+    if !code.is_success() {
+        return Err(failed(&there, &value));
+    }
+    let mut merged = value.clone();
+    pharos_api::patch::merge::merge(&mut merged, object);
+    if merged == value {
         return Ok(());
     }
-    if value["reason"] != "AlreadyExists" {
-        return Err(failed(path, &value));
-    }
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    send(api, &myself(), Method::PATCH, &format!("{path}/{name}"), "application/merge-patch+json", object).await.map(drop)
+    send(api, &myself(), Method::PATCH, &there, "application/merge-patch+json", object).await.map(drop)
 }
 
 fn failed(path: &str, value: &Value) -> Error {

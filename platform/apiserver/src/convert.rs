@@ -6,6 +6,8 @@
 use pharos_api::registry::Kind;
 use serde_json::{Map, Value, json};
 
+use crate::{api::Api, status::Status};
+
 /// Whether stored bytes are what a client of this version reads.
 pub(crate) fn is_served_as_stored(kind: &Kind) -> bool {
     is_stored_version(kind) && !kind.strategy.defaults_on_read
@@ -47,6 +49,15 @@ pub(crate) fn to_storage(kind: &Kind, mut object: Value) -> Value {
     }
     object["apiVersion"] = json!(kind.storage_api_version());
     object
+}
+
+/// Turns an object of one version of a resource into one of another.
+pub(crate) async fn between(api: &Api, from: &Kind, to: &Kind, object: Value) -> Result<Value, Status> {
+    let _ = api;
+    if from.group == to.group && from.version == to.version {
+        return Ok(object);
+    }
+    Ok(from_storage(to, to_storage(from, object)))
 }
 
 fn rename(object: &mut Map<String, Value>, from: &str, to: &str) {

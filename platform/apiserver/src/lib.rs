@@ -6,8 +6,8 @@
 //! handlers per kind; what is special to a kind is a hook in [`strategy`], a built-in admission plugin in [`admission`]
 //! or a subresource in [`subresources`].
 //!
-//! Follows kube-apiserver 1.37 (`staging/src/k8s.io/apiserver`, `pkg/registry`). Admission webhooks and policies are not
-//! called yet: creating their configurations answers with a `Warning` that says so.
+//! Follows kube-apiserver 1.37 (`staging/src/k8s.io/apiserver`, `pkg/registry`). Admission policies are not evaluated yet:
+//! creating one answers with a `Warning` that says so.
 //!
 //! Start reading at [`Api`], then [`verbs`].
 
@@ -40,6 +40,8 @@ mod authz_hooks;
 mod custom;
 mod discovery;
 mod nonresource;
+mod services; // Others this one calls;
+mod outbound;
 mod bootstrap;
 mod background;
 

@@ -1,7 +1,7 @@
 //! The options of each verb, read from the query (and, for deletes, the body), checked as upstream checks them.
 
 use pharos_api::selector::{FieldSelector, LabelSelector};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     request::Query,
@@ -17,7 +17,7 @@ pub(crate) enum FieldValidation {
 }
 
 /// The options of writes: create, update and patch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     pub(crate) field_manager: Option<String>,
@@ -53,6 +53,20 @@ impl WriteOptions {
             ));
         }
         Ok(WriteOptions { dry_run: dry_run(query)?, field_manager, field_validation, force: query.flag("force") })
+    }
+
+    /// As `CreateOptions` or `UpdateOptions`, without `dryRun`.
+    pub(crate) fn to_value(&self, kind: &str) -> Value {
+        let mut value = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if let Some(manager) = &self.field_manager {
+            value["fieldManager"] = json!(manager);
+        }
+        value["fieldValidation"] = json!(match self.field_validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        });
+        value
     }
 }
 
@@ -247,6 +261,27 @@ impl DeleteOptions {
         options.uid = text(&body["preconditions"]["uid"]);
         options.resource_version = text(&body["preconditions"]["resourceVersion"]);
         Ok(options)
+    }
+
+    /// As `DeleteOptions`, without `dryRun`.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut value = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_period_seconds {
+            value["gracePeriodSeconds"] = json!(seconds);
+        }
+        if let Some(propagation) = self.propagation {
+            value["propagationPolicy"] = json!(match propagation {
+                Propagation::Orphan => "Orphan",
+                Propagation::Background => "Background",
+                Propagation::Foreground => "Foreground",
+            });
+        }
+        for (field, text) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(text) = text {
+                value["preconditions"][field] = json!(text);
+            }
+        }
+        value
     }
 }
 

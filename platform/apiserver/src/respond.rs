@@ -38,6 +38,14 @@ pub(crate) fn json_document(code: StatusCode, value: &Value) -> Response {
     bytes(code, "application/json", value.to_string())
 }
 
+/// Adds a warning to an answer.
+pub(crate) fn warn(response: &mut Response, text: &str) {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {
+        response.headers_mut().append(header::WARNING, value);
+    }
+}
+
 /// A refusal.
 pub(crate) fn status(status: &Status, output: Output) -> Response {
     let value = status.to_value();

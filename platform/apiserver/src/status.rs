@@ -1,6 +1,8 @@
 //! Refusals: each is a `Status` with upstream's code, reason and message
 //! (`staging/src/k8s.io/apimachinery/pkg/api/errors/errors.go`).
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use pharos_api::{
     registry::Kind,
@@ -15,7 +17,7 @@ pub(crate) struct Status(Box<Parts>);
 #[derive(Debug, Clone)]
 struct Parts {
     code: StatusCode,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     details: Value,
     /// `metadata.continue` of an expired list.
@@ -23,10 +25,10 @@ struct Parts {
 }
 
 impl Status {
-    pub(crate) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Status(Box::new(Parts {
             code: StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            reason,
+            reason: reason.into(),
             message: message.into(),
             details: Value::Null,
             next: None,
@@ -37,8 +39,8 @@ impl Status {
         self.0.code
     }
 
-    pub(crate) fn reason(&self) -> &'static str {
-        self.0.reason
+    pub(crate) fn reason(&self) -> &str {
+        &self.0.reason
     }
 
     pub(crate) fn message(&self) -> &str {
@@ -52,6 +54,12 @@ impl Status {
 
     pub(crate) fn is_not_found(&self) -> bool {
         self.0.reason == "NotFound"
+    }
+
+    /// The details another server gave along.
+    pub(crate) fn with_foreign_details(mut self, details: &Value) -> Self {
+        self.0.details = details.clone();
+        self
     }
 
     pub(crate) fn with_details(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -253,11 +261,7 @@ impl From<pharos_store::Error> for Status {
 
 impl From<pharos_api::status::Status> for Status {
     fn from(status: pharos_api::status::Status) -> Self {
-        let reason = match &status.reason {
-            std::borrow::Cow::Borrowed(reason) => reason,
-            std::borrow::Cow::Owned(_) => "",
-        };
-        let mut made = Status::new(status.code, reason, status.message.clone());
+        let mut made = Status::new(status.code, status.reason.clone(), status.message.clone());
         if let Some(details) = &status.details {
             made.0.details = serde_json::to_value(details).unwrap_or(Value::Null);
         }

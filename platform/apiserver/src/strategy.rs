@@ -8,7 +8,7 @@ use pharos_api::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, api::Api, authn::UserInfo, custom, verbs::update::Part};
+use crate::{Config, admission::webhook, api::Api, authn::UserInfo, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
 mod node;
@@ -179,6 +179,7 @@ pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: 
 pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match noun(kind) {
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object),
+        ("admissionregistration.k8s.io", _) => webhook::validate_configuration(object),
         _ if kind.custom => custom::check_keywords(kind, object),
         _ => Vec::new(),
     }
@@ -192,6 +193,7 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         (("", "nodes"), Part::Main) => node::validate_update(new, old),
         (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
+        (("admissionregistration.k8s.io", _), Part::Main) => webhook::validate_configuration(new),
         _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
     }
@@ -228,8 +230,8 @@ pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
                 .collect()
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
-        ("admissionregistration.k8s.io", resource) => {
-            vec![format!("{resource} are stored but not enforced: this API server does not call admission webhooks or policies")]
+        ("admissionregistration.k8s.io", resource) if resource.contains("admissionpolic") => {
+            vec![format!("{resource} are stored but not enforced: this API server does not evaluate admission policies")]
         }
         ("networking.k8s.io", "networkpolicies") => {
             vec!["networkpolicies are stored but not enforced: the pod network of Pharos does not filter traffic".to_owned()]

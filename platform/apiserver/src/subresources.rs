@@ -21,7 +21,7 @@ mod binding;
 pub(crate) mod connect;
 mod eviction;
 mod review;
-mod scale;
+pub(crate) mod scale;
 mod token;
 
 /// Answers a call for a subresource.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{options, success, unpinned};
 use crate::{
+    admission::{self, Attributes},
     body,
     call::Call,
     names,
@@ -20,7 +21,8 @@ use crate::{
 /// Answers `pods/{name}/binding`, and `bindings`, where the name is in the body.
 pub(super) async fn create(call: &Call, name: &str) -> Result<Response, Status> {
     let options = options(call)?;
-    let binding = body::object_of(call, "v1", "Binding", options.field_validation)?;
+    let mut binding = body::object_of(call, "v1", "Binding", options.field_validation)?;
+    admission::review(&Attributes::of_subresource(call, &options), &mut binding, None).await?;
     let given = object_meta::text(&binding, "name");
     let name = match (name, given) {
         ("", "") => return Err(status::bad_request("name must be provided")),

@@ -12,15 +12,16 @@ use pharos_transport::{
 };
 use rand::seq::IndexedRandom as _;
 use rustls::ClientConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     Config, Error,
+    admission::{self, Attributes, Operation, Options},
     api::Api,
     authn::UserInfo,
     call::Call,
     request::{Query, RequestInfo},
-    respond,
+    respond, services,
     status::{self, Status},
     verbs,
 };
@@ -54,13 +55,21 @@ pub(crate) async fn handle(
     info: &RequestInfo,
     query: &Query,
 ) -> Result<Response, Status> {
-    let _ = user;
     if info.subresource == "proxy" && info.rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(with_slash(request.uri()));
     }
     if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
         return Err(status::bad_request("Upgrade request required"));
     }
+    let warnings = admit(api, user, info, query).await?;
+    let mut response = carry(api, request, info, query).await?;
+    for text in warnings {
+        respond::warn(&mut response, &text);
+    }
+    Ok(response)
+}
+
+async fn carry(api: &Api, request: Request, info: &RequestInfo, query: &Query) -> Result<Response, Status> {
     let Some(target) = target(api, info, query).await? else {
         return Ok(respond::text(StatusCode::OK, "")); // Logs of a pod that is on no node yet.
     };
@@ -88,6 +97,69 @@ pub(crate) async fn handle(
         _ => "InternalError",
     };
     Err(Status::new(code.as_u16(), reason, text))
+}
+
+/// Asks the webhooks whether someone may connect; what they say on the side.
+async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<Vec<String>, Status> {
+    if !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
+        return Ok(Vec::new()); // Logs are read, not connected to.
+    }
+    let kind = api.0.resources.lookup(&info.group, &info.version, &info.resource).ok_or_else(status::no_such_resource)?;
+    let warnings = parking_lot::Mutex::default();
+    let attributes = Attributes {
+        api,
+        user,
+        kind: &kind,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        operation: Operation::Connect,
+        options: Options::None,
+        warnings: &warnings,
+    };
+    let asked = connect_options(info, query);
+    let mut options = asked.clone();
+    admission::review(&attributes, &mut options, None).await?;
+    if options != asked {
+        return Err(status::internal("admission webhooks cannot change how a connection is made"));
+    }
+    Ok(warnings.into_inner())
+}
+
+/// The object a connection is to admission.
+fn connect_options(info: &RequestInfo, query: &Query) -> Value {
+    let mut options = json!({"apiVersion": "v1"});
+    let kind = match (info.subresource.as_str(), info.resource.as_str()) {
+        ("exec", _) => "PodExecOptions",
+        ("attach", _) => "PodAttachOptions",
+        ("portforward", _) => "PodPortForwardOptions",
+        (_, "services") => "ServiceProxyOptions",
+        (_, "nodes") => "NodeProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    options["kind"] = json!(kind);
+    match info.subresource.as_str() {
+        "exec" | "attach" => {
+            for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
+                options[flag] = json!(true);
+            }
+            if let Some(container) = query.get("container").filter(|name| !name.is_empty()) {
+                options["container"] = json!(container);
+            }
+            let command: Vec<&str> = query.all("command").collect();
+            if !command.is_empty() {
+                options["command"] = json!(command);
+            }
+        }
+        "portforward" => {
+            let ports: Vec<i64> = query.all("ports").filter_map(|port| port.parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = json!(ports);
+            }
+        }
+        _ => options["path"] = json!(info.rest),
+    }
+    options
 }
 
 /// Takes over a connection that asks to be upgraded.
@@ -144,6 +216,7 @@ async fn prepare(
             Ok(Upgrade::Body(response.into_body()))
         }
         (_, "exec" | "attach" | "portforward" | "proxy") => {
+            admit(api, &user, info, query).await?;
             let target = target(api, info, query).await?;
             target
                 .map(|target| Upgrade::Forward(Box::new(target)))
@@ -398,25 +471,7 @@ async fn service_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<T
             .ok_or_else(|| unavailable(&format!("no service port {text:?} found")))?,
     };
     let port_name = wanted["name"].as_str().unwrap_or_default();
-    let slices = api.0.storage.objects("discovery.k8s.io", "endpointslices", &info.namespace).await?;
-    let mut places: Vec<(String, u64)> = Vec::new();
-    for slice in slices.iter().filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == name) {
-        let port = slice["ports"].as_array().into_iter().flatten();
-        let Some(port) = port
-            .into_iter()
-            .find(|port| port["name"].as_str().unwrap_or_default() == port_name)
-            .and_then(|port| port["port"].as_u64())
-        else {
-            continue;
-        };
-        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-            if endpoint["conditions"]["ready"] == false {
-                continue;
-            }
-            let addresses = endpoint["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            places.extend(addresses.map(|address| (address.to_owned(), port)));
-        }
-    }
+    let places = services::endpoints(api, &info.namespace, name, port_name)?;
     let (ip, port) = places.choose(&mut rand::rng()).ok_or_else(|| unavailable("no endpoints available"))?;
     endpoint(api, scheme, ip, *port, &path_behind(info, query))
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{options, success, unpinned};
 use crate::{
-    admission::Attributes,
+    admission::{self, Attributes},
     body,
     call::Call,
     convert, names,
@@ -26,8 +26,10 @@ const BUDGET_TRIES: usize = 20;
 
 pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let write = options(call)?;
-    let eviction = body::object_of(call, "policy/v1", "Eviction", write.field_validation)?;
-    crate::authz_hooks::restrict_node(&Attributes::of_subresource(call), Some(&eviction), None)?;
+    let mut eviction = body::object_of(call, "policy/v1", "Eviction", write.field_validation)?;
+    let attributes = Attributes::of_subresource(call, &write);
+    crate::authz_hooks::restrict_node(&attributes, Some(&eviction), None)?;
+    admission::review(&attributes, &mut eviction, None).await?;
     let given = object_meta::text(&eviction, "name");
     let name = call.info.name.as_str();
     if !given.is_empty() && given != name {

@@ -5,6 +5,7 @@ use pharos_transport::Response;
 
 use super::options;
 use crate::{
+    admission::{self, Attributes},
     authn::Authenticator,
     authz::review,
     body,
@@ -17,7 +18,8 @@ use crate::{
 pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Plain)?;
     let options = options(call)?;
-    let question = body::object(call, options.field_validation)?;
+    let mut question = body::object(call, options.field_validation)?;
+    admission::review(&Attributes::of_subresource(call, &options), &mut question, None).await?;
     let authorizer = &call.api.0.authorizer;
     let user = &call.user;
     let kind = &call.kind;

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::{options, unpinned};
 use crate::{
+    admission::{self, Attributes, Operation, Options},
     body,
     call::Call,
     convert,
     negotiate::{Offer, Output, Shape},
+    options::WriteOptions,
     respond,
     status::{self, Status},
     storage,
@@ -44,6 +46,10 @@ fn paths(call: &Call) -> Paths {
 
 fn at<'a>(object: &'a Value, path: &[String]) -> &'a Value {
     path.iter().fold(object, |value, step| &value[step.as_str()])
+}
+
+fn at_mut<'a>(object: &'a mut Value, path: &[String]) -> &'a mut Value {
+    path.iter().fold(object, |value, step| &mut value[step.as_str()])
 }
 
 /// The Scale of an object.
@@ -93,6 +99,29 @@ fn selector_text(selector: &Value) -> String {
     }
     parts.sort();
     parts.join(",")
+}
+
+/// Asks the webhooks about the Scale that a change of an object's replicas is.
+pub(crate) async fn review(call: &Call, options: &WriteOptions, new: &mut Value, old: &Value) -> Result<(), Status> {
+    let mut scale = of(call, new);
+    let replicas = scale["spec"]["replicas"].as_i64();
+    let attributes = Attributes {
+        api: &call.api,
+        user: &call.user,
+        kind: &call.kind,
+        subresource: "scale",
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        operation: Operation::Update,
+        options: Options::Update(options),
+        warnings: &call.warnings,
+    };
+    admission::review(&attributes, &mut scale, Some(&of(call, old))).await?;
+    let changed = scale["spec"]["replicas"].as_i64();
+    if changed != replicas {
+        *at_mut(new, &paths(call).spec) = json!(changed.unwrap_or(0));
+    }
+    Ok(())
 }
 
 async fn current(call: &Call) -> Result<Value, Status> {
@@ -158,8 +187,7 @@ async fn write(
         if !given.is_empty() {
             object_meta::of(&mut changed).insert("resourceVersion".into(), json!(given));
         }
-        let place = paths.spec.iter().fold(&mut changed, |value, step| &mut value[step.as_str()]);
-        *place = json!(replicas);
+        *at_mut(&mut changed, &paths.spec) = json!(replicas);
         Ok(Change { object: changed, manage: Manage::Update })
     })
     .await?;

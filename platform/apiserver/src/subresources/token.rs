@@ -5,7 +5,7 @@ use pharos_transport::Response;
 
 use super::options;
 use crate::{
-    admission::Attributes,
+    admission::{self, Attributes},
     authn::issuer::Refused,
     body,
     call::Call,
@@ -17,8 +17,10 @@ use crate::{
 pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Plain)?;
     let options = options(call)?;
-    let request = body::object_of(call, "authentication.k8s.io/v1", "TokenRequest", options.field_validation)?;
-    crate::authz_hooks::restrict_node(&Attributes::of_subresource(call), Some(&request), None)?;
+    let mut request = body::object_of(call, "authentication.k8s.io/v1", "TokenRequest", options.field_validation)?;
+    let attributes = Attributes::of_subresource(call, &options);
+    crate::authz_hooks::restrict_node(&attributes, Some(&request), None)?;
+    admission::review(&attributes, &mut request, None).await?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let objects = crate::background::CachedObjects(call.api.clone());
     let answered = call.api.0.issuer.request(namespace, name, &request, &objects).map_err(|refused| refuse(name, refused))?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::object_meta;
 use crate::{
-    admission::{self, Attributes, Operation, resource_quota},
+    admission::{self, Attributes, Operation, Options, resource_quota},
     body,
     call::Call,
     convert, managed_fields, names,
@@ -84,6 +84,8 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
         namespace: &call.info.namespace,
         name: &name,
         operation: Operation::Create,
+        options: Options::Create(options),
+        warnings: &call.warnings,
     };
     object_meta::fill(kind, &mut object, api.clock.now());
     pharos_api::defaulting::apply(kind, &mut object);

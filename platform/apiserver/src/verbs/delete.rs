@@ -19,7 +19,7 @@ use super::{
     update::is_gone,
 };
 use crate::{
-    admission::{self, Attributes, Operation, resource_quota},
+    admission::{self, Attributes, Operation, Options, resource_quota},
     body,
     call::Call,
     convert, names,
@@ -129,8 +129,18 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
     let kind = &*call.kind;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
     let key = kind.key(namespace, name);
-    let attributes =
-        Attributes { api: &call.api, user: &call.user, kind, subresource: "", namespace, name, operation: Operation::Delete };
+    let attributes = Attributes {
+        api: &call.api,
+        user: &call.user,
+        kind,
+        subresource: "",
+        namespace,
+        name,
+        operation: Operation::Delete,
+        // An eviction has been reviewed as such.
+        options: if call.info.subresource.is_empty() { Options::Delete(options) } else { Options::Unreviewed },
+        warnings: &call.warnings,
+    };
     loop {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
         let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);

@@ -15,7 +15,7 @@ use super::{
     object_meta,
 };
 use crate::{
-    admission::{self, Attributes, Operation, resource_quota},
+    admission::{self, Attributes, Operation, Options, resource_quota},
     authz, body,
     call::Call,
     convert, managed_fields,
@@ -24,6 +24,7 @@ use crate::{
     respond,
     status::{self, Status},
     storage, strategy,
+    subresources::scale,
 };
 
 /// Which part of an object a write is for. The rest stays as it is.
@@ -137,7 +138,7 @@ pub(crate) async fn modify(
             return Ok(Written::DryRun(new));
         }
         let gone = is_gone(kind, &new);
-        let attributes = attributes(call, part);
+        let attributes = attributes(call, part, options);
         let mut ops = Vec::new();
         if gone {
             ops.push(Op::delete(key.as_str(), Expect::Revision(entry.revision)));
@@ -230,7 +231,7 @@ enum Prepared {
     Changed(Value, Option<strategy::Reservation>),
 }
 
-fn attributes(call: &Call, part: Part) -> Attributes<'_> {
+fn attributes<'a>(call: &'a Call, part: Part, options: &'a WriteOptions) -> Attributes<'a> {
     Attributes {
         api: &call.api,
         user: &call.user,
@@ -239,6 +240,11 @@ fn attributes(call: &Call, part: Part) -> Attributes<'_> {
         namespace: &call.info.namespace,
         name: &call.info.name,
         operation: Operation::Update,
+        options: match part {
+            Part::Internal(_) => Options::Unreviewed,
+            _ => Options::Update(options),
+        },
+        warnings: &call.warnings,
     }
 }
 
@@ -263,11 +269,14 @@ async fn prepare(
     strategy::keep_other_parts(kind, part, &mut new, old);
     pharos_api::defaulting::apply(kind, &mut new);
     strategy::prepare_for_update(kind, part, &mut new, old);
-    let attributes = attributes(call, part);
+    let attributes = attributes(call, part, options);
     if let Manage::Update = manage {
         managed_fields::updated(call, part, &mut new, old, options);
     }
     admission::mutate(&attributes, &mut new, Some(old)).await?;
+    if part == Part::Internal("scale") {
+        scale::review(call, options, &mut new, old).await?;
+    }
     pharos_api::defaulting::apply(kind, &mut new);
     object_meta::tidy(&mut new);
     if kind.strategy.generation && part != Part::Status && object_meta::spec_differs(&new, old) {

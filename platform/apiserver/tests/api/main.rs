@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+mod remote;
 mod objects;
 mod protobuf;
 mod refusals;
+mod webhooks;

@@ -1,0 +1,155 @@
+//! Mutating webhooks, one after the other.
+//!
+//! Follows `plugin/webhook/mutating/{dispatcher,reinvocationcontext}.go`.
+
+use std::collections::HashSet;
+
+use pharos_api::{defaulting, fields, patch, registry::Kind};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Attributes,
+    call::{self, Failure},
+    configuration::Hook,
+    exempt,
+    matching::{Invocation, invocation},
+    metrics::Step,
+    review,
+};
+use crate::{
+    convert,
+    status::{self, Status},
+};
+
+/// What is remembered of a write between its two rounds: a webhook that wants to see what others have done after it is
+/// asked again.
+#[derive(Default)]
+pub(crate) struct Mutation {
+    again: bool,
+    /// Asked already, and to be asked again after a change.
+    asked: HashSet<(String, usize)>,
+    /// To be asked again.
+    due: HashSet<(String, usize)>,
+    /// What the webhooks have made of the object.
+    output: Option<Value>,
+}
+
+impl Mutation {
+    fn changed(&mut self) {
+        self.due.extend(self.asked.drain());
+    }
+}
+
+/// Lets the webhooks change the object of a write. Whether one did: then the built-in plugins look at it again, and
+/// after them, once, the webhooks that ask to.
+pub(crate) async fn mutate(
+    attributes: &Attributes<'_>,
+    mutation: &mut Mutation,
+    mut object: Option<&mut Value>,
+    old: Option<&Value>,
+) -> Result<bool, Status> {
+    let hooks = attributes.api.0.webhooks.mutating.load_full();
+    if hooks.is_empty() || exempt(attributes) {
+        return Ok(false);
+    }
+    if mutation.again && mutation.output.as_ref() != object.as_deref() {
+        mutation.changed();
+    }
+    let mut any = false;
+    for hook in hooks.iter() {
+        let Some(how) = invocation(hook, attributes, object.as_deref(), old)? else { continue };
+        if mutation.again && !mutation.due.contains(&hook.id) {
+            continue;
+        }
+        let start = Instant::now();
+        let outcome = one(attributes, hook, &how, object.as_deref(), old).await;
+        let (changed, failure) = match outcome {
+            Ok(changed) => (changed, None),
+            Err(failure) => (None, Some(failure)),
+        };
+        if let (Some((new, differs)), Some(object)) = (changed, object.as_deref_mut()) {
+            *object = new;
+            if differs {
+                any = true;
+                mutation.changed();
+            }
+        }
+        if hook.reinvoke {
+            mutation.asked.insert(hook.id.clone());
+        }
+        call::settle(attributes, hook, Step::Mutating, start, failure)?;
+    }
+    if any {
+        mutation.output = object.as_deref().cloned();
+    }
+    mutation.again = true;
+    Ok(any)
+}
+
+/// What one webhook makes of the object, and whether it changes it.
+async fn one(
+    attributes: &Attributes<'_>,
+    hook: &Hook,
+    how: &Invocation,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<Option<(Value, bool)>, Failure> {
+    let kind = match how {
+        Invocation::AsRequested => attributes.kind,
+        Invocation::In(kind) => kind,
+    };
+    let (shown, shown_old) = (version(attributes, kind, object).await?, version(attributes, kind, old).await?);
+    let shown = shown.as_ref().or(object);
+    let answer = call::ask(attributes, hook, kind, Step::Mutating, shown, shown_old.as_ref().or(old)).await?;
+    if answer.patch.is_empty() || answer.patch == b"[]" {
+        return Ok(None);
+    }
+    let Some(shown) = shown else {
+        return Err(Failure::Other(status::internal(format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        ))));
+    };
+    if answer.patch_type != "JSONPatch" {
+        return Err(Failure::Call(format!("unsupported patch type {:?}", answer.patch_type)));
+    }
+    let broken = |why: String| Failure::Other(status::internal(why));
+    let patched = patch::json::apply(shown, &answer.patch).map_err(|error| broken(error.message))?;
+    let new = reread(attributes, kind, patched).map_err(broken)?;
+    for field in ["name", "namespace", "uid"] {
+        if new["metadata"][field] != shown["metadata"][field] {
+            return Err(broken(format!(
+                "admission webhook {:?} attempted to modify metadata.{field}, which is immutable",
+                hook.name
+            )));
+        }
+    }
+    let differs = new != *shown;
+    let new = convert::between(attributes.api, kind, attributes.kind, new).await.map_err(Failure::Other)?;
+    Ok(Some((new, differs)))
+}
+
+/// An object in the version a webhook wants, if that is not the request's.
+pub(super) async fn version(attributes: &Attributes<'_>, kind: &Kind, object: Option<&Value>) -> Result<Option<Value>, Failure> {
+    let same = kind.group == attributes.kind.group && kind.version == attributes.kind.version;
+    let speaks = |kind: &Kind| review::group_version_kind(kind, attributes.subresource);
+    let Some(object) = object.filter(|_| !same && speaks(kind) != speaks(attributes.kind)) else { return Ok(None) };
+    let converted = convert::between(attributes.api, attributes.kind, kind, object.clone()).await;
+    converted.map(Some).map_err(|status| Failure::Other(status::internal(status.message())))
+}
+
+/// What a webhook has written, read like a request: without unknown fields, with defaults.
+fn reread(attributes: &Attributes<'_>, kind: &Kind, object: Value) -> Result<Value, String> {
+    let (group, version, name) = review::group_version_kind(kind, attributes.subresource);
+    if kind.subresource(attributes.subresource).is_none() || (name == kind.kind && group == kind.group) {
+        let mut object = fields::check(kind, object).map_err(|error| error.to_string())?.value;
+        defaulting::apply(kind, &mut object);
+        return Ok(object);
+    }
+    let definition = pharos_api::schema::definition_for(&group, &version, &name);
+    let definition = definition.ok_or_else(|| format!("no kind {name:?} is registered for version \"{group}/{version}\""))?;
+    let mut object = fields::check_as(definition, object).map_err(|error| error.to_string())?.value;
+    defaulting::apply_builtin(&group, &name, &mut object);
+    Ok(object)
+}

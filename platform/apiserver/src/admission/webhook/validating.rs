@@ -1,0 +1,52 @@
+//! Validating webhooks, all at once.
+//!
+//! Follows `plugin/webhook/validating/dispatcher.go`.
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Attributes,
+    call::{self, Failure},
+    configuration::Hook,
+    exempt,
+    matching::{Invocation, invocation},
+    metrics::Step,
+    mutating::version,
+};
+use crate::status::Status;
+
+/// Lets the webhooks refuse a write. Of several refusals the first in order is told.
+pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+    let hooks = attributes.api.0.webhooks.validating.load_full();
+    if hooks.is_empty() || exempt(attributes) {
+        return Ok(());
+    }
+    let mut asked = Vec::new();
+    for hook in hooks.iter() {
+        if let Some(how) = invocation(hook, attributes, object, old)? {
+            asked.push((hook, how));
+        }
+    }
+    let answers = asked.iter().map(|(hook, how)| async move {
+        let start = Instant::now();
+        let failure = one(attributes, hook, how, object, old).await.err();
+        call::settle(attributes, hook, Step::Validating, start, failure)
+    });
+    futures::future::join_all(answers).await.into_iter().collect()
+}
+
+async fn one(
+    attributes: &Attributes<'_>,
+    hook: &Hook,
+    how: &Invocation,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<(), Failure> {
+    let kind = match how {
+        Invocation::AsRequested => attributes.kind,
+        Invocation::In(kind) => kind,
+    };
+    let (shown, shown_old) = (version(attributes, kind, object).await?, version(attributes, kind, old).await?);
+    call::ask(attributes, hook, kind, Step::Validating, shown.as_ref().or(object), shown_old.as_ref().or(old)).await.map(drop)
+}
