@@ -1,18 +1,17 @@
 //! Links in what a proxied server answers, so that they lead through the proxy again
 //! (`apimachinery/pkg/util/proxy/transport.go`).
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
+use html5gum::{StartTag, Token, Tokenizer, emitters::default::DefaultEmitter};
 use http::{HeaderValue, header};
-use lol_html::{
-    HandlerResult, OutputSink, element,
-    send::{HtmlRewriter, Settings},
-};
-use parking_lot::Mutex;
 
 use crate::{Body, BoxError, Response};
+
+/// A larger page passes as it is.
+const LARGEST_PAGE: usize = 8 << 20;
 
 /// The attributes of HTML that hold a link, by element.
 const LINKS: [(&str, &[&str]); 25] = [
@@ -94,59 +93,71 @@ impl Links {
         Cow::Owned(format!("{before}{prefix}{path}"))
     }
 
-    fn html<S>(&self, body: S) -> impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static + use<S>
+    fn html<S>(&self, mut body: S) -> impl Stream<Item = Result<Bytes, BoxError>> + Send + Unpin + 'static + use<S>
     where
         S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin + 'static,
     {
-        let written = Sink::default();
         let links = self.clone();
-        let handler = element!("*", move |element| -> HandlerResult {
-            let name = element.tag_name();
-            let attributes = LINKS.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, attributes)| attributes);
-            for attribute in attributes {
-                if let Some(link) = element.get_attribute(attribute) {
-                    element.set_attribute(attribute, &links.rewrite(&link))?;
+        let page = async move {
+            let mut page = BytesMut::new();
+            while page.len() <= LARGEST_PAGE {
+                match body.next().await {
+                    Some(Ok(chunk)) => page.extend_from_slice(&chunk),
+                    Some(Err(error)) => return stream::iter([Ok(page.freeze()), Err(error)]).left_stream(),
+                    None => return stream::iter([Ok(links.page(&page).into()), Ok(Bytes::new())]).left_stream(),
                 }
             }
-            Ok(())
-        });
-        let settings = Settings::new_send().append_element_content_handler(handler);
-        let rewriter = HtmlRewriter::new(settings, written.clone());
-        let state = (body, Some(rewriter), written);
-        futures::stream::unfold(state, |(mut body, mut rewriter, written)| async move {
-            loop {
-                let mut current = rewriter.take()?;
-                let outcome = match body.next().await {
-                    Some(Ok(chunk)) => current.write(&chunk).map(|()| rewriter = Some(current)),
-                    Some(Err(error)) => return Some((Err(error), (body, None, written))),
-                    None => current.end(),
-                };
-                if let Err(error) = outcome {
-                    return Some((Err(error.into()), (body, None, written)));
-                }
-                let chunk = written.take();
-                if !chunk.is_empty() {
-                    return Some((Ok(chunk), (body, rewriter, written)));
+            stream::iter([Ok(page.freeze())]).chain(body).right_stream()
+        };
+        Box::pin(stream::once(page).flatten())
+    }
+
+    /// Writes the tags with links anew, and leaves everything else as it is.
+    fn page(&self, html: &[u8]) -> Vec<u8> {
+        let mut emitter = DefaultEmitter::<usize>::new_with_span();
+        emitter.naively_switch_states(true); // What looks like a tag in a script is none.
+        let mut out = Vec::with_capacity(html.len() + 1024);
+        let mut copied = 0;
+        for token in Tokenizer::new_with_emitter(html, emitter) {
+            let Ok(Token::StartTag(mut tag)) = token else { continue };
+            let name = String::from_utf8_lossy(&tag.name);
+            let Some((_, attributes)) = LINKS.iter().find(|(known, _)| *known == name) else { continue };
+            let mut changed = false;
+            for attribute in *attributes {
+                let Some(value) = tag.attributes.get_mut(attribute.as_bytes()) else { continue };
+                if let Ok(Cow::Owned(link)) = std::str::from_utf8(&value.value).map(|link| self.rewrite(link)) {
+                    value.value = link.into_bytes().into();
+                    changed = true;
                 }
             }
-        })
+            if changed {
+                out.extend_from_slice(&html[copied..tag.span.start]);
+                write_tag(&mut out, &tag);
+                copied = tag.span.end;
+            }
+        }
+        out.extend_from_slice(&html[copied..]);
+        out
     }
 }
 
-/// What the rewriter has written and nobody has taken yet.
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<BytesMut>>);
-
-impl Sink {
-    fn take(&self) -> Bytes {
-        self.0.lock().split().freeze()
+fn write_tag(out: &mut Vec<u8>, tag: &StartTag<usize>) {
+    out.push(b'<');
+    out.extend_from_slice(&tag.name);
+    for (name, value) in &tag.attributes {
+        out.push(b' ');
+        out.extend_from_slice(name);
+        out.extend_from_slice(b"=\"");
+        for byte in value.value.iter() {
+            match byte {
+                b'&' => out.extend_from_slice(b"&amp;"),
+                b'"' => out.extend_from_slice(b"&quot;"),
+                byte => out.push(*byte),
+            }
+        }
+        out.push(b'"');
     }
-}
-
-impl OutputSink for Sink {
-    fn handle_chunk(&mut self, chunk: &[u8]) {
-        self.0.lock().extend_from_slice(chunk);
-    }
+    out.extend_from_slice(if tag.self_closing { b"/>" } else { b">" });
 }
 
 #[cfg(test)]
@@ -186,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn html_is_rewritten_as_it_passes_and_nothing_else() {
+    async fn html_is_rewritten_and_nothing_else() {
         let chunks = ["<p title=/x>é<a hr", "ef=\"/rewriteme\">test</a><img src=/i.png><!-- <a href=/n> -->"];
         let want = "<p title=/x>é<a href=\"/api/proxy/rewriteme\">test</a><img src=\"/api/proxy/i.png\"><!-- <a href=/n> -->";
         assert_eq!(through("text/html; charset=utf-8", &chunks).await, want);
