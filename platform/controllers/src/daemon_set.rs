@@ -12,45 +12,25 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod},
 };
 use kube::{Api, api::PostParams};
-use pharos_client::{Event, Key, Next, Regarding, WorkQueue, is_not_found};
+use pharos_client::{Event, Key, Next, Regarding, is_not_found};
 
 use crate::{
     Result,
+    controller::{Controller, Names},
     env::Env,
     error::During as _,
-    expectations::Expectations,
     owners,
-    pod_control::{BURST, PodControl, namespace_is_terminating, pod_from_template, slow_start},
+    pod_control::{BURST, namespace_is_terminating, pod_from_template, slow_start},
     pods,
     revisions::{self, HASH},
     selector::Selector,
 };
 
-struct DaemonSets {
-    env: Env,
-    control: PodControl,
-    queue: WorkQueue<Key>,
-    expectations: Expectations,
-}
+type DaemonSets = Controller<DaemonSet>;
 
 pub(crate) fn start(env: &Env) {
-    let client = env.client("daemon-set-controller");
-    let sets = Arc::new(DaemonSets {
-        control: PodControl { recorder: env.recorder(&client, "daemonset-controller"), client },
-        queue: env.queue("daemonset"),
-        expectations: Expectations::default(),
-        env: env.clone(),
-    });
-    let this = sets.clone();
-    env.informers.daemon_sets.on_event(move |event| {
-        let key = Key::of(&**event.object());
-        if matches!(event, Event::Deleted(_)) {
-            this.expectations.forget(&key);
-        }
-        this.queue.add(key);
-    });
-    let this = sets.clone();
-    env.informers.pods.on_event(move |event| this.on_pod(event));
+    let names = Names { account: "daemon-set-controller", reporter: "daemonset-controller", queue: "daemonset" };
+    let sets = DaemonSets::start(env, &names, &env.informers.daemon_sets);
     let this = sets.clone();
     env.informers.nodes.on_event(move |event| {
         // Heartbeats concern nobody here.
@@ -64,12 +44,7 @@ pub(crate) fn start(env: &Env) {
         }
         this.env.informers.daemon_sets.list().iter().for_each(|set| this.queue.add(Key::of(&**set)));
     });
-    let this = sets.clone();
-    env.informers.controller_revisions.on_event(move |event| {
-        if let Some(owner) = owners::controller_key::<DaemonSet, _>(&**event.object()) {
-            this.queue.add(owner);
-        }
-    });
+    sets.follow_revisions();
     let this = sets.clone();
     sets.queue.spawn_workers(&env.ctx, 2, move |key| {
         let this = this.clone();
@@ -78,34 +53,8 @@ pub(crate) fn start(env: &Env) {
 }
 
 impl DaemonSets {
-    fn on_pod(&self, event: &Event<Pod>) {
-        let pod = event.object();
-        let owner = owners::controller_key::<DaemonSet, _>(&**pod);
-        if let Event::Updated { old, .. } = event
-            && let Some(before) = owners::controller_key::<DaemonSet, _>(&**old).filter(|before| Some(before) != owner.as_ref())
-        {
-            self.queue.add(before);
-        }
-        let Some(owner) = owner else {
-            if owners::controller_of(&**pod).is_none() && !matches!(event, Event::Deleted(_)) {
-                for set in self.env.informers.daemon_sets.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                    if Selector::new(Some(&set.spec.selector)).is_ok_and(|s| s.matches(owners::labels(&**pod))) {
-                        self.queue.add(Key::of(&*set));
-                    }
-                }
-            }
-            return;
-        };
-        match event {
-            Event::Added(_) => self.expectations.created(&owner, 1),
-            Event::Updated { new, .. } if !owners::is_deleting(&**new) => {}
-            _ => self.expectations.deleted(&owner, owners::uid(&**pod)),
-        }
-        self.queue.add(owner);
-    }
-
     async fn sync(&self, key: &Key) -> Result<Next> {
-        let Some(cached) = self.env.informers.daemon_sets.get(key) else {
+        let Some(cached) = self.informer.get(key) else {
             self.expectations.forget(key);
             return Ok(Next::Done);
         };

@@ -22,16 +22,16 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use pharos_client::{Event, Key, Next, Regarding, WorkQueue, is_conflict, is_not_found};
+use pharos_client::{Event, Key, Next, Regarding, is_conflict, is_not_found};
 use serde_json::json;
 
 use crate::{
     Result,
+    controller::{Controller, Names},
     env::Env,
     error::{During as _, gone_is_fine},
-    expectations::Expectations,
     owners,
-    pod_control::{BURST, PodControl, namespace_is_terminating, pod_from_template, slow_start},
+    pod_control::{BURST, namespace_is_terminating, pod_from_template, slow_start},
     pods,
     selector::Selector,
 };
@@ -51,31 +51,11 @@ const MAX_UNCOUNTED: usize = 500;
 /// Back-off before a failed pod is replaced: 10 s, doubled by each failure, at most 10 min.
 const BACKOFF: (u64, u64) = (10, 600);
 
-struct Jobs {
-    env: Env,
-    control: PodControl,
-    queue: WorkQueue<Key>,
-    expectations: Expectations,
-}
+type Jobs = Controller<Job>;
 
 pub(crate) fn start(env: &Env) {
-    let client = env.client("job-controller");
-    let jobs = Arc::new(Jobs {
-        control: PodControl { recorder: env.recorder(&client, "job-controller"), client },
-        queue: env.queue("job"),
-        expectations: Expectations::default(),
-        env: env.clone(),
-    });
-    let this = jobs.clone();
-    env.informers.jobs.on_event(move |event| {
-        let key = Key::of(&**event.object());
-        if matches!(event, Event::Deleted(_)) {
-            this.expectations.forget(&key);
-        }
-        this.queue.add(key);
-    });
-    let this = jobs.clone();
-    env.informers.pods.on_event(move |event| this.on_pod(event));
+    let names = Names { account: "job-controller", reporter: "job-controller", queue: "job" };
+    let jobs = Jobs::start(env, &names, &env.informers.jobs);
     let this = jobs.clone();
     jobs.queue.spawn_workers(&env.ctx, 5, move |key| {
         let this = this.clone();
@@ -109,33 +89,6 @@ fn is_tracked(pod: &Pod) -> bool {
 }
 
 impl Jobs {
-    fn on_pod(&self, event: &Event<Pod>) {
-        let pod = event.object();
-        let owner = owners::controller_key::<Job, _>(&**pod);
-        if let Event::Updated { old, .. } = event
-            && let Some(before) = owners::controller_key::<Job, _>(&**old).filter(|before| Some(before) != owner.as_ref())
-        {
-            self.queue.add(before);
-        }
-        let Some(owner) = owner else {
-            if owners::controller_of(&**pod).is_none() && !matches!(event, Event::Deleted(_)) {
-                for job in self.env.informers.jobs.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                    let selector = Selector::new(job.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
-                    if selector.is_ok_and(|s| s.matches(owners::labels(&**pod))) {
-                        self.queue.add(Key::of(&*job));
-                    }
-                }
-            }
-            return;
-        };
-        match event {
-            Event::Added(_) => self.expectations.created(&owner, 1),
-            Event::Updated { new, .. } if !owners::is_deleting(&**new) => {}
-            _ => self.expectations.deleted(&owner, owners::uid(&**pod)),
-        }
-        self.queue.add(owner);
-    }
-
     async fn release_orphan(&self, key: &Key) -> Result<Next> {
         let Some(pod) = self.env.informers.pods.get(key).filter(|pod| is_tracked(pod)) else { return Ok(Next::Done) };
         if let Some(owner) = owners::controller_key::<Job, _>(&*pod) {
@@ -175,7 +128,7 @@ impl Jobs {
     }
 
     async fn sync(&self, key: &Key) -> Result<Next> {
-        let Some(job) = self.env.informers.jobs.get(key) else {
+        let Some(job) = self.informer.get(key) else {
             self.expectations.forget(key);
             return Ok(Next::Done);
         };

@@ -17,6 +17,7 @@ mod pods;
 mod expectations;
 mod pod_control;
 mod selector;
+mod controller;
 mod discovery;
 mod service_account; // Cluster housekeeping:
 mod root_ca;

@@ -11,51 +11,26 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
 };
 use kube::{Api, api::PostParams};
-use pharos_client::{Event, Key, Next, Regarding, WorkQueue, is_already_exists, is_not_found, status_of};
+use pharos_client::{Key, Next, Regarding, is_already_exists, is_not_found, status_of};
 
 use crate::{
     Result,
+    controller::{Controller, Names},
     env::Env,
     error::{During as _, gone_is_fine},
-    expectations::Expectations,
     owners,
-    pod_control::{PodControl, namespace_is_terminating},
+    pod_control::namespace_is_terminating,
     pods,
     revisions::{self, HASH},
     selector::Selector,
 };
 
-struct StatefulSets {
-    env: Env,
-    control: PodControl,
-    queue: WorkQueue<Key>,
-    expectations: Expectations,
-}
+type StatefulSets = Controller<StatefulSet>;
 
 pub(crate) fn start(env: &Env) {
-    let client = env.client("statefulset-controller");
-    let sets = Arc::new(StatefulSets {
-        control: PodControl { recorder: env.recorder(&client, "statefulset-controller"), client },
-        queue: env.queue("statefulset"),
-        expectations: Expectations::default(),
-        env: env.clone(),
-    });
-    let this = sets.clone();
-    env.informers.stateful_sets.on_event(move |event| {
-        let key = Key::of(&**event.object());
-        if matches!(event, Event::Deleted(_)) {
-            this.expectations.forget(&key);
-        }
-        this.queue.add(key);
-    });
-    let this = sets.clone();
-    env.informers.pods.on_event(move |event| this.on_pod(event));
-    let this = sets.clone();
-    env.informers.controller_revisions.on_event(move |event| {
-        if let Some(owner) = owners::controller_key::<StatefulSet, _>(&**event.object()) {
-            this.queue.add(owner);
-        }
-    });
+    let names = Names { account: "statefulset-controller", reporter: "statefulset-controller", queue: "statefulset" };
+    let sets = StatefulSets::start(env, &names, &env.informers.stateful_sets);
+    sets.follow_revisions();
     let this = sets.clone();
     sets.queue.spawn_workers(&env.ctx, 5, move |key| {
         let this = this.clone();
@@ -64,34 +39,8 @@ pub(crate) fn start(env: &Env) {
 }
 
 impl StatefulSets {
-    fn on_pod(&self, event: &Event<Pod>) {
-        let pod = event.object();
-        let owner = owners::controller_key::<StatefulSet, _>(&**pod);
-        if let Event::Updated { old, .. } = event
-            && let Some(before) = owners::controller_key::<StatefulSet, _>(&**old).filter(|before| Some(before) != owner.as_ref())
-        {
-            self.queue.add(before);
-        }
-        let Some(owner) = owner else {
-            if owners::controller_of(&**pod).is_none() && !matches!(event, Event::Deleted(_)) {
-                for set in self.env.informers.stateful_sets.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                    if Selector::new(Some(&set.spec.selector)).is_ok_and(|s| s.matches(owners::labels(&**pod))) {
-                        self.queue.add(Key::of(&*set));
-                    }
-                }
-            }
-            return;
-        };
-        match event {
-            Event::Added(_) => self.expectations.created(&owner, 1),
-            Event::Updated { new, .. } if !owners::is_deleting(&**new) => {}
-            _ => self.expectations.deleted(&owner, owners::uid(&**pod)),
-        }
-        self.queue.add(owner);
-    }
-
     async fn sync(&self, key: &Key) -> Result<Next> {
-        let Some(cached) = self.env.informers.stateful_sets.get(key) else {
+        let Some(cached) = self.informer.get(key) else {
             self.expectations.forget(key);
             return Ok(Next::Done);
         };
