@@ -101,7 +101,7 @@ fn other(error: rtnetlink::Error) -> io::Error {
 }
 
 /// UDP sockets that share one address, among which the kernel spreads clients, and the TCP listener at the same port.
-pub(crate) fn listen(address: SocketAddr, sockets: usize) -> Result<(SocketAddr, Vec<tokio::net::UdpSocket>, TcpListener)> {
+pub(crate) fn listen(address: SocketAddr, sockets: usize) -> Result<(SocketAddr, Vec<UdpSocket>, TcpListener)> {
     let failed = |source| Error::Listen { address, source };
     // Port 0: the port that TCP gets may be taken for UDP, then another is tried.
     let mut tries = if address.port() == 0 { 16 } else { 1 };
@@ -109,8 +109,7 @@ pub(crate) fn listen(address: SocketAddr, sockets: usize) -> Result<(SocketAddr,
         tries -= 1;
         let listener = tcp(address).map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
-        let udp: io::Result<Vec<_>> =
-            (0..sockets.max(1)).map(|_| tokio::net::UdpSocket::from_std(udp(bound).map_err(io::Error::from)?)).collect();
+        let udp: io::Result<Vec<_>> = (0..sockets.max(1)).map(|_| udp(bound).map_err(io::Error::from)).collect();
         match udp {
             Ok(udp) => return Ok((bound, udp, listener)),
             Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
@@ -128,7 +127,7 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn udp(address: SocketAddr) -> nix::Result<UdpSocket> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, ReuseAddr, &true)?;
     setsockopt(&fd, ReusePort, &true)?;
     if address.is_ipv6() {
