@@ -1,8 +1,9 @@
 use std::sync::OnceLock;
 
+use pharos_telemetry::Register as _;
 use prometheus::{
-    Counter, CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, core::Collector, exponential_buckets,
+    Counter, CounterVec, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    exponential_buckets,
 };
 
 use crate::wire::{Rcode, kind};
@@ -125,167 +126,125 @@ impl Metrics {
         let durations = exponential_buckets(0.00025, 2.0, 16)?;
         let server = ["server", "zone", "view"];
         let cache = ["server", "zones", "view"];
-        let build = put(
-            registry,
-            GaugeVec::new(
-                Opts::new(
-                    "coredns_build_info",
-                    "A metric with a constant '1' value labeled by version, revision, and goversion from which CoreDNS was built.",
-                ),
-                &["version", "revision", "goversion"],
-            )?,
+        let build: GaugeVec = registry.gauges(
+            "coredns_build_info",
+            "A metric with a constant '1' value labeled by version, revision, and goversion from which CoreDNS was built.",
+            &["version", "revision", "goversion"],
         )?;
         // Dashboards join on these labels; the version is that of Pharos.
         build.with_label_values(&[concat!("pharos-", env!("CARGO_PKG_VERSION")), "", ""]).set(1.0);
-        let health = |name: &str| Opts::new(name.to_owned(), "Counter of the number of failed healthchecks.");
+        let checks = "Counter of the number of failed healthchecks.";
         Ok(Self {
-            requests: put(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("coredns_dns_requests_total", "Counter of DNS requests made per zone, protocol and family."),
-                    &["server", "zone", "view", "proto", "family", "type"],
-                )?,
+            requests: registry.counters(
+                "coredns_dns_requests_total",
+                "Counter of DNS requests made per zone, protocol and family.",
+                &["server", "zone", "view", "proto", "family", "type"],
             )?,
-            responses: put(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("coredns_dns_responses_total", "Counter of response status codes."),
-                    &["server", "zone", "view", "rcode", "plugin"],
-                )?,
+            responses: registry.counters(
+                "coredns_dns_responses_total",
+                "Counter of response status codes.",
+                &["server", "zone", "view", "rcode", "plugin"],
             )?,
-            duration: histogram(
-                registry,
+            duration: registry.histograms(
                 "coredns_dns_request_duration_seconds",
                 "Histogram of the time (in seconds) each request took per zone.",
-                durations.clone(),
+                &durations,
                 &server,
             )?,
-            request_size: histogram(
-                registry,
+            request_size: registry.histograms(
                 "coredns_dns_request_size_bytes",
                 "Size of the EDNS0 UDP buffer in bytes (64K for TCP) per zone and protocol.",
-                SIZES.to_vec(),
+                SIZES,
                 &["server", "zone", "view", "proto"],
             )?,
-            response_size: histogram(
-                registry,
+            response_size: registry.histograms(
                 "coredns_dns_response_size_bytes",
                 "Size of the returned response in bytes.",
-                SIZES.to_vec(),
+                SIZES,
                 &["server", "zone", "view", "proto"],
             )?,
-            do_requests: put(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("coredns_dns_do_requests_total", "Counter of DNS requests with DO bit set per zone."),
-                    &server,
-                )?,
+            do_requests: registry.counters(
+                "coredns_dns_do_requests_total",
+                "Counter of DNS requests with DO bit set per zone.",
+                &server,
             )?,
-            plugin_enabled: put(
-                registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "coredns_plugin_enabled",
-                        "A metric that indicates whether a plugin is enabled on per server and zone basis.",
-                    ),
-                    &["server", "zone", "view", "name"],
-                )?,
+            plugin_enabled: registry.gauges(
+                "coredns_plugin_enabled",
+                "A metric that indicates whether a plugin is enabled on per server and zone basis.",
+                &["server", "zone", "view", "name"],
             )?,
-            panics: counter(registry, "coredns_panics_total", "A metrics that counts the number of panics.")?,
-            programming: histogram(
-                registry,
+            panics: registry.counter("coredns_panics_total", "A metrics that counts the number of panics.")?,
+            programming: registry.histograms(
                 "coredns_kubernetes_dns_programming_duration_seconds",
                 "Histogram of the time (in seconds) it took to program a dns instance.",
                 exponential_buckets(0.001, 2.0, 20)?,
                 &["service_kind"],
             )?,
-            cache_entries: put(
-                registry,
-                IntGaugeVec::new(
-                    Opts::new("coredns_cache_entries", "The number of elements in the cache."),
-                    &["server", "type", "zones", "view"],
-                )?,
-            )?,
-            cache_requests: counters(
-                registry,
-                Opts::new("coredns_cache_requests_total", "The count of cache requests."),
-                &cache,
-            )?,
-            cache_hits: counters(
-                registry,
-                Opts::new("coredns_cache_hits_total", "The count of cache hits."),
+            cache_entries: registry.gauges(
+                "coredns_cache_entries",
+                "The number of elements in the cache.",
                 &["server", "type", "zones", "view"],
             )?,
-            cache_misses: counters(
-                registry,
-                Opts::new(
-                    "coredns_cache_misses_total",
-                    "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
-                ),
-                &cache,
-            )?,
-            cache_evictions: counters(
-                registry,
-                Opts::new("coredns_cache_evictions_total", "The count of cache evictions."),
+            cache_requests: registry.counters("coredns_cache_requests_total", "The count of cache requests.", &cache)?,
+            cache_hits: registry.counters(
+                "coredns_cache_hits_total",
+                "The count of cache hits.",
                 &["server", "type", "zones", "view"],
             )?,
-            forward_broken: counter(
-                registry,
+            cache_misses: registry.counters(
+                "coredns_cache_misses_total",
+                "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
+                &cache,
+            )?,
+            cache_evictions: registry.counters(
+                "coredns_cache_evictions_total",
+                "The count of cache evictions.",
+                &["server", "type", "zones", "view"],
+            )?,
+            forward_broken: registry.counter(
                 "coredns_forward_healthcheck_broken_total",
                 "Counter of the number of complete failures of the healthchecks.",
             )?,
-            forward_rejects: counter(
-                registry,
+            forward_rejects: registry.counter(
                 "coredns_forward_max_concurrent_rejects_total",
                 "Counter of the number of queries rejected because the concurrent queries were at maximum.",
             )?,
-            forward_requests: counters(
-                registry,
-                Opts::new("coredns_forward_requests_total", "Counter of requests made per upstream."),
+            forward_requests: registry.counters(
+                "coredns_forward_requests_total",
+                "Counter of requests made per upstream.",
                 &["to"],
             )?,
-            forward_responses: counters(
-                registry,
-                Opts::new("coredns_forward_responses_total", "Counter of responses received per upstream."),
+            forward_responses: registry.counters(
+                "coredns_forward_responses_total",
+                "Counter of responses received per upstream.",
                 &["to", "rcode"],
             )?,
-            forward_duration: histogram(
-                registry,
+            forward_duration: registry.histograms(
                 "coredns_forward_request_duration_seconds",
                 "Histogram of the time each request took.",
-                durations.clone(),
+                &durations,
                 &["to", "rcode"],
             )?,
-            forward_check_failures: counters(registry, health("coredns_forward_healthcheck_failures_total"), &["to"])?,
-            proxy_duration: histogram(
-                registry,
+            forward_check_failures: registry.counters("coredns_forward_healthcheck_failures_total", checks, &["to"])?,
+            proxy_duration: registry.histograms(
                 "coredns_proxy_request_duration_seconds",
                 "Histogram of the time each request took.",
-                durations,
+                &durations,
                 &["proxy_name", "to", "rcode"],
             )?,
-            proxy_check_failures: counters(registry, health("coredns_proxy_healthcheck_failures_total"), &["proxy_name", "to"])?,
-            reload_failed: counter(registry, "coredns_reload_failed_total", "Counter of the number of failed reload attempts.")?,
-            malformed: put(
-                registry,
-                IntCounter::new(
-                    "pharos_coredns_malformed_requests_total",
-                    "Packets that are no query: answered FORMERR, or ignored if there is nothing to answer.",
-                )?,
+            proxy_check_failures: registry.counters("coredns_proxy_healthcheck_failures_total", checks, &["proxy_name", "to"])?,
+            reload_failed: registry.counter("coredns_reload_failed_total", "Counter of the number of failed reload attempts.")?,
+            malformed: registry.counter(
+                "pharos_coredns_malformed_requests_total",
+                "Packets that are no query: answered FORMERR, or ignored if there is nothing to answer.",
             )?,
-            connections: put(registry, IntGauge::new("pharos_coredns_tcp_connections", "TCP connections that are open.")?)?,
-            connections_refused: put(
-                registry,
-                IntCounter::new(
-                    "pharos_coredns_tcp_connections_refused_total",
-                    "TCP connections closed at once, as there were too many.",
-                )?,
+            connections: registry.gauge("pharos_coredns_tcp_connections", "TCP connections that are open.")?,
+            connections_refused: registry.counter(
+                "pharos_coredns_tcp_connections_refused_total",
+                "TCP connections closed at once, as there were too many.",
             )?,
-            synced: put(registry, IntGauge::new("pharos_coredns_kubernetes_synced", "Whether all objects have been listed.")?)?,
-            loop_detected: put(
-                registry,
-                IntGauge::new("pharos_coredns_loop_detected", "Whether queries sent upstream come back here.")?,
-            )?,
+            synced: registry.gauge("pharos_coredns_kubernetes_synced", "Whether all objects have been listed.")?,
+            loop_detected: registry.gauge("pharos_coredns_loop_detected", "Whether queries sent upstream come back here.")?,
         })
     }
 
@@ -375,27 +334,4 @@ impl Metrics {
             server.do_requests.inc();
         }
     }
-}
-
-fn put<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<Counter, prometheus::Error> {
-    put(registry, Counter::new(name, help)?)
-}
-
-fn counters(registry: &Registry, opts: Opts, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
-    put(registry, CounterVec::new(opts, labels)?)
-}
-
-fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: Vec<f64>,
-    labels: &[&str],
-) -> Result<HistogramVec, prometheus::Error> {
-    put(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
 }

@@ -1,7 +1,5 @@
-use pharos_telemetry::register;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
-};
+use pharos_telemetry::Register as _;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, exponential_buckets};
 
 /// Where a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,43 +43,45 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name, help| register(registry, IntCounter::new(name, help)?);
-        let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
-        let counters = |name, help, label| register(registry, IntCounterVec::new(Opts::new(name, help), &[label])?);
         let seconds = |name, help| {
             let buckets = exponential_buckets(0.000_01, 4.0, 11)?;
-            register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+            registry.histogram(name, help, buckets)
         };
-        let lines = counters("pharos_logging_ingested_lines_total", "Lines taken in, by where they came from.", "source")?;
-        let bytes =
-            counters("pharos_logging_ingested_bytes_total", "Bytes of lines taken in, by where they came from.", "source")?;
-        let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
-        let requests = HistogramOpts::new("loki_request_duration_seconds", "Time (in seconds) spent serving HTTP requests.");
+        let lines: IntCounterVec =
+            registry.counters("pharos_logging_ingested_lines_total", "Lines taken in, by where they came from.", &["source"])?;
+        let bytes: IntCounterVec = registry.counters(
+            "pharos_logging_ingested_bytes_total",
+            "Bytes of lines taken in, by where they came from.",
+            &["source"],
+        )?;
+        let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
         Ok(Self {
             lines: SOURCES.map(|(_, name)| lines.with_label_values(&[name])),
             bytes: SOURCES.map(|(_, name)| bytes.with_label_values(&[name])),
-            requests: register(
-                registry,
-                HistogramVec::new(requests.buckets(buckets), &["method", "route", "status_code", "ws"])?,
+            requests: registry.histograms(
+                "loki_request_duration_seconds",
+                "Time (in seconds) spent serving HTTP requests.",
+                buckets,
+                &["method", "route", "status_code", "ws"],
             )?,
-            memory_streams: gauge("loki_ingester_memory_streams", "The total number of streams in memory per tenant.")?,
-            head_lines: gauge("pharos_logging_head_lines", "Lines in memory that are in no split yet.")?,
-            head_bytes: gauge("pharos_logging_head_bytes", "Memory of lines that are in no split yet.")?,
-            splits: gauge("pharos_logging_splits", "Sealed splits.")?,
-            split_bytes: gauge("pharos_logging_split_bytes", "Disk space of sealed splits.")?,
-            wal_bytes: gauge("pharos_logging_wal_bytes", "Length of the write-ahead log's current segment.")?,
+            memory_streams: registry
+                .gauge("loki_ingester_memory_streams", "The total number of streams in memory per tenant.")?,
+            head_lines: registry.gauge("pharos_logging_head_lines", "Lines in memory that are in no split yet.")?,
+            head_bytes: registry.gauge("pharos_logging_head_bytes", "Memory of lines that are in no split yet.")?,
+            splits: registry.gauge("pharos_logging_splits", "Sealed splits.")?,
+            split_bytes: registry.gauge("pharos_logging_split_bytes", "Disk space of sealed splits.")?,
+            wal_bytes: registry.gauge("pharos_logging_wal_bytes", "Length of the write-ahead log's current segment.")?,
             wal_seconds: seconds("pharos_logging_wal_append_seconds", "Time to append a batch to the write-ahead log.")?,
-            wal_errors: counter("pharos_logging_wal_errors_total", "Batches that are in memory only: the disk refused them.")?,
+            wal_errors: registry
+                .counter("pharos_logging_wal_errors_total", "Batches that are in memory only: the disk refused them.")?,
             seal_seconds: seconds("pharos_logging_seal_seconds", "Time to seal the head into a split.")?,
-            seal_errors: counter("pharos_logging_seal_errors_total", "Attempts to seal the head that failed.")?,
-            retired: counters("pharos_logging_retired_lines_total", "Lines deleted, by reason.", "reason")?,
-            tails: gauge("pharos_logging_tails", "Clients that follow a query.")?,
-            tail_lagged: counter(
-                "pharos_logging_tail_lagged_total",
-                "Times that lines were not sent to a client that was too slow.",
-            )?,
-            container_files: gauge("pharos_logging_container_files", "Container log files that are followed.")?,
-            container_lost: counter(
+            seal_errors: registry.counter("pharos_logging_seal_errors_total", "Attempts to seal the head that failed.")?,
+            retired: registry.counters("pharos_logging_retired_lines_total", "Lines deleted, by reason.", &["reason"])?,
+            tails: registry.gauge("pharos_logging_tails", "Clients that follow a query.")?,
+            tail_lagged: registry
+                .counter("pharos_logging_tail_lagged_total", "Times that lines were not sent to a client that was too slow.")?,
+            container_files: registry.gauge("pharos_logging_container_files", "Container log files that are followed.")?,
+            container_lost: registry.counter(
                 "pharos_logging_container_lost_files_total",
                 "Container log files that were removed or replaced before they were read to their end.",
             )?,

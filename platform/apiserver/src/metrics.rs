@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pharos_telemetry::register;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets};
+use pharos_telemetry::Register as _;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry, exponential_buckets};
 
 use crate::request::RequestInfo;
 
@@ -28,71 +28,61 @@ const DURATION_BUCKETS: &[f64] = &[
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters =
-            |name: &str, help: &str, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels)?);
-        let gauges =
-            |name: &str, help: &str, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
-        let histograms = |name: &str, help: &str, buckets: Vec<f64>, labels: &[&str]| {
-            register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
-        };
         let shape = ["verb", "group", "version", "resource", "subresource", "scope", "component"];
         let mut with_dry_run = vec!["verb", "dry_run"];
         with_dry_run.extend(&shape[1..]);
         let mut with_code = with_dry_run.clone();
         with_code.push("code");
         Ok(Metrics {
-            requests: counters(
+            requests: registry.counters(
                 "apiserver_request_total",
                 "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
                 &with_code,
             )?,
-            durations: histograms(
+            durations: registry.histograms(
                 "apiserver_request_duration_seconds",
                 "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
-                DURATION_BUCKETS.to_vec(),
+                DURATION_BUCKETS,
                 &with_dry_run,
             )?,
-            response_sizes: histograms(
+            response_sizes: registry.histograms(
                 "apiserver_response_sizes",
                 "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
                 exponential_buckets(1000.0, 10.0, 7)?,
                 &shape,
             )?,
-            inflight: gauges(
+            inflight: registry.gauges(
                 "apiserver_current_inflight_requests",
                 "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
                 &["request_kind"],
             )?,
-            longrunning: gauges(
+            longrunning: registry.gauges(
                 "apiserver_longrunning_requests",
                 "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
                 &shape,
             )?,
-            terminations: counters(
+            terminations: registry.counters(
                 "apiserver_request_terminations_total",
                 "Number of requests which apiserver terminated in self-defense.",
                 &["verb", "group", "version", "resource", "subresource", "scope", "component", "code"],
             )?,
-            registered_watchers: gauges(
+            registered_watchers: registry.gauges(
                 "apiserver_registered_watchers",
                 "Number of currently registered watchers for a given resources",
                 &["group", "version", "kind"],
             )?,
-            watch_events: counters(
+            watch_events: registry.counters(
                 "apiserver_watch_events_total",
                 "Number of events sent in watch clients",
                 &["group", "version", "kind"],
             )?,
-            watch_events_sizes: histograms(
+            watch_events_sizes: registry.histograms(
                 "apiserver_watch_events_sizes",
                 "Watch event size distribution in bytes",
                 exponential_buckets(1024.0, 2.0, 8)?,
                 &["group", "version", "kind"],
             )?,
-            panics: register(
-                registry,
-                IntCounter::new("pharos_apiserver_panics_total", "Requests that ended in a panic: each is a bug.")?,
-            )?,
+            panics: registry.counter("pharos_apiserver_panics_total", "Requests that ended in a panic: each is a bug.")?,
         })
     }
 

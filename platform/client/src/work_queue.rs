@@ -10,10 +10,8 @@ use std::{
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
-use pharos_telemetry::Ctx;
-use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use pharos_telemetry::{Ctx, Register as _};
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use rand::Rng as _;
 use tokio::{sync::Notify, time::Instant};
 
@@ -316,39 +314,33 @@ impl QueueMetrics {
     /// When they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let buckets = prometheus::exponential_buckets(10e-9, 10.0, 12)?;
-        let gauge = |name: &str, help: &str| GaugeVec::new(Opts::new(name, help), &["name"]);
-        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &["name"]);
-        let histogram =
-            |name: &str, help: &str| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.clone()), &["name"]);
-        let metrics = Self {
-            depth: IntGaugeVec::new(Opts::new("workqueue_depth", "Current depth of workqueue"), &["name"])?,
-            adds: counter("workqueue_adds_total", "Total number of adds handled by workqueue")?,
-            queue_duration: histogram(
+        Ok(Self {
+            depth: registry.gauges("workqueue_depth", "Current depth of workqueue", &["name"])?,
+            adds: registry.counters("workqueue_adds_total", "Total number of adds handled by workqueue", &["name"])?,
+            queue_duration: registry.histograms(
                 "workqueue_queue_duration_seconds",
                 "How long in seconds an item stays in workqueue before being requested.",
+                &buckets,
+                &["name"],
             )?,
-            work_duration: histogram(
+            work_duration: registry.histograms(
                 "workqueue_work_duration_seconds",
                 "How long in seconds processing an item from workqueue takes.",
+                &buckets,
+                &["name"],
             )?,
-            unfinished: gauge(
+            unfinished: registry.gauges(
                 "workqueue_unfinished_work_seconds",
                 "How many seconds of work has done that is in progress and hasn't been observed by work_duration. Large values indicate stuck threads. One can deduce the number of stuck threads by observing the rate at which this increases.",
+                &["name"],
             )?,
-            longest_running: gauge(
+            longest_running: registry.gauges(
                 "workqueue_longest_running_processor_seconds",
                 "How many seconds has the longest running processor for workqueue been running.",
+                &["name"],
             )?,
-            retries: counter("workqueue_retries_total", "Total number of retries handled by workqueue")?,
-        };
-        registry.register(Box::new(metrics.depth.clone()))?;
-        registry.register(Box::new(metrics.adds.clone()))?;
-        registry.register(Box::new(metrics.queue_duration.clone()))?;
-        registry.register(Box::new(metrics.work_duration.clone()))?;
-        registry.register(Box::new(metrics.unfinished.clone()))?;
-        registry.register(Box::new(metrics.longest_running.clone()))?;
-        registry.register(Box::new(metrics.retries.clone()))?;
-        Ok(metrics)
+            retries: registry.counters("workqueue_retries_total", "Total number of retries handled by workqueue", &["name"])?,
+        })
     }
 
     fn handles(&self, name: &str) -> Handles {

@@ -1,8 +1,7 @@
 //! The component's own metrics, with upstream's names (`tsdb/head.go`, `tsdb/wlog`, `promql/engine.go`, `scrape/metrics.go`).
 
-use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
-};
+use pharos_telemetry::Register as _;
+use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 /// What the store counts.
 #[derive(Clone)]
@@ -75,42 +74,44 @@ impl OwnMetrics {
 
 impl TsdbMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self> {
-        let counter = |name, help| add(registry, IntCounter::new(name, help)?);
-        let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
         Ok(Self {
-            head_series: gauge("prometheus_tsdb_head_series", "Total number of series in the head block.")?,
-            head_chunks: gauge("prometheus_tsdb_head_chunks", "Total number of chunks in the head block.")?,
-            chunk_bytes: gauge("pharos_prometheus_tsdb_sealed_chunk_bytes", "Bytes of sealed chunks in memory.")?,
-            min_time: gauge(
+            head_series: registry.gauge("prometheus_tsdb_head_series", "Total number of series in the head block.")?,
+            head_chunks: registry.gauge("prometheus_tsdb_head_chunks", "Total number of chunks in the head block.")?,
+            chunk_bytes: registry.gauge("pharos_prometheus_tsdb_sealed_chunk_bytes", "Bytes of sealed chunks in memory.")?,
+            min_time: registry.gauge(
                 "prometheus_tsdb_head_min_time",
                 "Minimum time bound of the head block. The unit is decided by the library consumer.",
             )?,
-            max_time: gauge(
+            max_time: registry.gauge(
                 "prometheus_tsdb_head_max_time",
                 "Maximum timestamp of the head block. The unit is decided by the library consumer.",
             )?,
-            symbols: gauge("prometheus_tsdb_symbol_table_size_bytes", "Size of symbol table in memory for loaded blocks")?,
-            series_created: counter("prometheus_tsdb_head_series_created_total", "Total number of series created in the head")?,
-            series_removed: counter("prometheus_tsdb_head_series_removed_total", "Total number of series removed in the head")?,
-            chunks_created: counter("prometheus_tsdb_head_chunks_created_total", "Total number of chunks created in the head")?,
-            chunks_removed: counter("prometheus_tsdb_head_chunks_removed_total", "Total number of chunks removed in the head")?,
-            appended: counter("prometheus_tsdb_head_samples_appended_total", "Total number of appended samples.")?,
-            out_of_order: counter(
+            symbols: registry
+                .gauge("prometheus_tsdb_symbol_table_size_bytes", "Size of symbol table in memory for loaded blocks")?,
+            series_created: registry
+                .counter("prometheus_tsdb_head_series_created_total", "Total number of series created in the head")?,
+            series_removed: registry
+                .counter("prometheus_tsdb_head_series_removed_total", "Total number of series removed in the head")?,
+            chunks_created: registry
+                .counter("prometheus_tsdb_head_chunks_created_total", "Total number of chunks created in the head")?,
+            chunks_removed: registry
+                .counter("prometheus_tsdb_head_chunks_removed_total", "Total number of chunks removed in the head")?,
+            appended: registry.counter("prometheus_tsdb_head_samples_appended_total", "Total number of appended samples.")?,
+            out_of_order: registry.counter(
                 "prometheus_tsdb_out_of_order_samples_total",
                 "Total number of out of order samples ingestion failed attempts due to out of order being disabled.",
             )?,
-            size_retentions: counter(
+            size_retentions: registry.counter(
                 "prometheus_tsdb_size_retentions_total",
                 "The number of times that blocks were deleted because the maximum number of bytes was exceeded.",
             )?,
-            checkpoints: counter(
-                "prometheus_tsdb_checkpoint_creations_total",
-                "Total number of checkpoint creations attempted.",
-            )?,
-            corruptions: counter("prometheus_tsdb_wal_corruptions_total", "Total number of WAL corruptions.")?,
-            write_failures: counter("prometheus_tsdb_wal_writes_failed_total", "Total number of WAL writes that failed.")?,
-            wal_bytes: gauge("prometheus_tsdb_wal_storage_size_bytes", "Size of the write log directory.")?,
-            wal_unknown: counter(
+            checkpoints: registry
+                .counter("prometheus_tsdb_checkpoint_creations_total", "Total number of checkpoint creations attempted.")?,
+            corruptions: registry.counter("prometheus_tsdb_wal_corruptions_total", "Total number of WAL corruptions.")?,
+            write_failures: registry
+                .counter("prometheus_tsdb_wal_writes_failed_total", "Total number of WAL writes that failed.")?,
+            wal_bytes: registry.gauge("prometheus_tsdb_wal_storage_size_bytes", "Size of the write log directory.")?,
+            wal_unknown: registry.counter(
                 "pharos_prometheus_tsdb_wal_unknown_series_total",
                 "Samples of the log whose series the log does not hold.",
             )?,
@@ -128,32 +129,16 @@ impl TsdbMetrics {
 impl EngineMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self> {
         Ok(Self {
-            queries: add(
-                registry,
-                IntGauge::new("prometheus_engine_queries", "The current number of queries being executed or waiting.")?,
+            queries: registry.gauge("prometheus_engine_queries", "The current number of queries being executed or waiting.")?,
+            duration: registry.histograms(
+                "prometheus_engine_query_duration_histogram_seconds",
+                "The histogram of timings for queries.",
+                [0.01, 0.1, 1.0, 10.0],
+                &["slice"],
             )?,
-            duration: add(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "prometheus_engine_query_duration_histogram_seconds",
-                        "The histogram of timings for queries.",
-                    )
-                    .buckets(vec![0.01, 0.1, 1.0, 10.0]),
-                    &["slice"],
-                )?,
-            )?,
-            samples: add(
-                registry,
-                IntCounter::new("prometheus_engine_query_samples_total", "The total number of samples loaded by all queries.")?,
-            )?,
-            requests: add(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("prometheus_http_requests_total", "Counter of HTTP requests."),
-                    &["handler", "code"],
-                )?,
-            )?,
+            samples: registry
+                .counter("prometheus_engine_query_samples_total", "The total number of samples loaded by all queries.")?,
+            requests: registry.counters("prometheus_http_requests_total", "Counter of HTTP requests.", &["handler", "code"])?,
         })
     }
 
@@ -167,66 +152,46 @@ impl EngineMetrics {
 
 impl ScrapeMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self> {
-        let counter = |name, help| add(registry, IntCounter::new(name, help)?);
         Ok(Self {
-            interval: add(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "prometheus_target_interval_length_histogram_seconds",
-                        "Actual intervals between scrapes.",
-                    )
-                    .buckets(vec![1.0, 5.0, 14.0, 14.9, 15.0, 15.1, 16.0, 30.0, 60.0]),
-                    &["interval"],
-                )?,
+            interval: registry.histograms(
+                "prometheus_target_interval_length_histogram_seconds",
+                "Actual intervals between scrapes.",
+                [1.0, 5.0, 14.0, 14.9, 15.0, 15.1, 16.0, 30.0, 60.0],
+                &["interval"],
             )?,
-            sync: add(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "prometheus_target_scrape_pool_sync_total",
-                        "Total number of syncs that were executed on a scrape pool.",
-                    ),
-                    &["scrape_job"],
-                )?,
+            sync: registry.counters(
+                "prometheus_target_scrape_pool_sync_total",
+                "Total number of syncs that were executed on a scrape pool.",
+                &["scrape_job"],
             )?,
-            targets: add(
-                registry,
-                IntGaugeVec::new(
-                    Opts::new("prometheus_target_scrape_pool_targets", "Current number of targets in this scrape pool."),
-                    &["scrape_job"],
-                )?,
+            targets: registry.gauges(
+                "prometheus_target_scrape_pool_targets",
+                "Current number of targets in this scrape pool.",
+                &["scrape_job"],
             )?,
-            sample_limit: counter(
+            sample_limit: registry.counter(
                 "prometheus_target_scrapes_exceeded_sample_limit_total",
                 "Total number of scrapes that hit the sample limit and were rejected.",
             )?,
-            body_limit: counter(
+            body_limit: registry.counter(
                 "prometheus_target_scrapes_exceeded_body_size_limit_total",
                 "Total number of scrapes that hit the body size limit",
             )?,
-            out_of_order: counter(
+            out_of_order: registry.counter(
                 "prometheus_target_scrapes_sample_out_of_order_total",
                 "Total number of samples rejected due to not being out of the expected order.",
             )?,
-            duplicate: counter(
+            duplicate: registry.counter(
                 "prometheus_target_scrapes_sample_duplicate_timestamp_total",
                 "Total number of samples rejected due to duplicate timestamps but different values.",
             )?,
-            cache_entries: add(
-                registry,
-                GaugeVec::new(
-                    Opts::new("prometheus_target_metadata_cache_entries", "Total number of metric metadata entries in the cache"),
-                    &["scrape_job"],
-                )?,
+            cache_entries: registry.gauges(
+                "prometheus_target_metadata_cache_entries",
+                "Total number of metric metadata entries in the cache",
+                &["scrape_job"],
             )?,
         })
     }
-}
-
-fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }
 
 #[cfg(test)]

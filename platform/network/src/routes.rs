@@ -21,7 +21,7 @@ use kube::{
 };
 use nix::errno::Errno;
 use pharos_client::{Event, Informer, Key};
-use pharos_telemetry::{Backoff, Component, Ctx};
+use pharos_telemetry::{Backoff, Component, Ctx, Register as _};
 use prometheus::{IntCounter, IntGauge, Registry};
 use rtnetlink::{
     Handle, LinkVxlan, RouteMessageBuilder,
@@ -92,11 +92,9 @@ impl PodRoutes {
     /// # Errors
     /// When the metrics are registered already.
     pub fn new(config: RoutesConfig, client: Client, registry: &Registry) -> Result<Self> {
-        let peers = IntGauge::new("pharos_network_peers", "Other nodes whose pods can be reached from this node")?;
-        registry.register(Box::new(peers.clone()))?;
+        let peers = registry.gauge("pharos_network_peers", "Other nodes whose pods can be reached from this node")?;
         let failures =
-            IntCounter::new("pharos_network_sync_failures_total", "Attempts to set routes to other nodes' pods that failed")?;
-        registry.register(Box::new(failures.clone()))?;
+            registry.counter("pharos_network_sync_failures_total", "Attempts to set routes to other nodes' pods that failed")?;
         Ok(Self { config, client, metrics: Metrics { peers, failures } })
     }
 

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use parking_lot::Mutex;
+use pharos_telemetry::Register as _;
 use pharos_transport::{Body, Front, FrontConfig, Handler, Io, Request, Response};
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{IntCounterVec, IntGauge, Registry, TextEncoder};
 use tokio_util::sync::CancellationToken;
 
 use crate::{cli::DemoOptions, commands::say};
@@ -41,12 +42,9 @@ struct Demo {
 impl Demo {
     fn new(options: &DemoOptions) -> anyhow::Result<Self> {
         let registry = Registry::new();
-        let requests = IntCounterVec::new(Opts::new("demo_requests_total", "Requests, by path and code."), &["path", "code"])?;
-        let dns_checks = IntCounterVec::new(Opts::new("demo_dns_checks_total", "DNS checks, by result."), &["result"])?;
-        let dns_up = IntGauge::new("demo_dns_up", "Whether the last DNS check found the name.")?;
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(dns_checks.clone()))?;
-        registry.register(Box::new(dns_up.clone()))?;
+        let requests = registry.counters("demo_requests_total", "Requests, by path and code.", &["path", "code"])?;
+        let dns_checks = registry.counters("demo_dns_checks_total", "DNS checks, by result.", &["result"])?;
+        let dns_up = registry.gauge("demo_dns_up", "Whether the last DNS check found the name.")?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
         let last_check = Mutex::new("not checked yet".to_owned());

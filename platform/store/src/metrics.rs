@@ -1,9 +1,7 @@
 //! What is measured. Names that are not `pharos_store_*` are upstream's, from `apiserver/pkg/storage` of Kubernetes 1.37.
 
-use pharos_telemetry::register;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
-};
+use pharos_telemetry::Register as _;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, exponential_buckets};
 
 /// Metrics of the embedded engine.
 #[derive(Clone)]
@@ -54,57 +52,53 @@ impl Metrics {
     ///
     /// If they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
-            register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
-        };
-        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
-        let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help)?);
         let micros = || exponential_buckets(0.000_032, 2.0, 16); // 32 µs to 1 s.
         let millis = || exponential_buckets(0.001, 2.0, 14); // 1 ms to 8 s.
         Ok(Self {
-            commit_seconds: histogram(
+            commit_seconds: registry.histogram(
                 "pharos_store_commit_duration_seconds",
                 "Time from taking a batch of commits to acknowledging it.",
                 micros()?,
             )?,
-            fsync_seconds: histogram(
+            fsync_seconds: registry.histogram(
                 "pharos_store_fsync_duration_seconds",
                 "Time of the fdatasync that makes a batch durable.",
                 micros()?,
             )?,
-            batch_commits: histogram(
+            batch_commits: registry.histogram(
                 "pharos_store_batch_commits",
                 "Commits made durable together.",
                 exponential_buckets(1.0, 2.0, 12)?,
             )?,
-            queue_commits: gauge("pharos_store_queue_commits", "Commits waiting for the committer.")?,
-            commits: register(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("pharos_store_commits_total", "Commits by outcome: ok, conflict, invalid, failed."),
-                    &["outcome"],
-                )?,
+            queue_commits: registry.gauge("pharos_store_queue_commits", "Commits waiting for the committer.")?,
+            commits: registry.counters(
+                "pharos_store_commits_total",
+                "Commits by outcome: ok, conflict, invalid, failed.",
+                &["outcome"],
             )?,
-            log_bytes: gauge("pharos_store_log_bytes", "Size of the commit log's segments.")?,
-            db_bytes: gauge("pharos_store_snapshot_bytes", "Size of the snapshot.")?,
-            size_bytes: gauge(
-                "apiserver_storage_size_bytes",
-                "Size of the storage database file physically allocated in bytes.",
+            log_bytes: registry.gauge("pharos_store_log_bytes", "Size of the commit log's segments.")?,
+            db_bytes: registry.gauge("pharos_store_snapshot_bytes", "Size of the snapshot.")?,
+            size_bytes: registry
+                .gauge("apiserver_storage_size_bytes", "Size of the storage database file physically allocated in bytes.")?,
+            keys: registry.gauge("pharos_store_keys", "Live keys.")?,
+            value_bytes: registry.gauge("pharos_store_value_bytes", "Bytes of live values.")?,
+            history_events: registry.gauge("pharos_store_history_events", "Events kept since the last compaction.")?,
+            history_bytes: registry.gauge("pharos_store_history_bytes", "Bytes of values that only history holds.")?,
+            revision: registry.gauge("pharos_store_revision", "The newest revision.")?,
+            compacted_revision: registry.gauge("pharos_store_compacted_revision", "The oldest revision that can be read.")?,
+            compaction_seconds: registry.histogram(
+                "pharos_store_compaction_duration_seconds",
+                "Time of a compaction.",
+                millis()?,
             )?,
-            keys: gauge("pharos_store_keys", "Live keys.")?,
-            value_bytes: gauge("pharos_store_value_bytes", "Bytes of live values.")?,
-            history_events: gauge("pharos_store_history_events", "Events kept since the last compaction.")?,
-            history_bytes: gauge("pharos_store_history_bytes", "Bytes of values that only history holds.")?,
-            revision: gauge("pharos_store_revision", "The newest revision.")?,
-            compacted_revision: gauge("pharos_store_compacted_revision", "The oldest revision that can be read.")?,
-            compaction_seconds: histogram("pharos_store_compaction_duration_seconds", "Time of a compaction.", millis()?)?,
-            snapshot_seconds: histogram(
+            snapshot_seconds: registry.histogram(
                 "pharos_store_snapshot_duration_seconds",
                 "Time of folding sealed log segments into the snapshot.",
                 millis()?,
             )?,
-            snapshot_failures: counter("pharos_store_snapshot_failures_total", "Snapshots that failed and will be retried.")?,
-            expired: counter("pharos_store_expired_keys_total", "Keys deleted because their time to live was over.")?,
+            snapshot_failures: registry
+                .counter("pharos_store_snapshot_failures_total", "Snapshots that failed and will be retried.")?,
+            expired: registry.counter("pharos_store_expired_keys_total", "Keys deleted because their time to live was over.")?,
         })
     }
 }
@@ -117,20 +111,28 @@ impl CacheMetrics {
     /// If they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let labels = ["group", "resource"];
-        let gauge = |name: &str, help: &str| register(registry, IntGaugeVec::new(Opts::new(name, help), &labels)?);
-        let counter = |name: &str, help: &str| register(registry, IntCounterVec::new(Opts::new(name, help), &labels)?);
         Ok(Self {
-            watchers: gauge("pharos_store_watchers", "Watches open on a watch cache.")?,
-            events: counter(
+            watchers: registry.gauges("pharos_store_watchers", "Watches open on a watch cache.", &labels)?,
+            events: registry.counters(
                 "apiserver_watch_cache_events_received_total",
                 "Counter of events received in watch cache broken by resource type.",
+                &labels,
             )?,
-            lagged: counter(
+            lagged: registry.counters(
                 "apiserver_terminated_watchers_total",
                 "Counter of watchers closed due to unresponsiveness broken by resource type.",
+                &labels,
             )?,
-            objects: gauge("apiserver_resource_objects", "Number of stored objects at the time of last check split by kind.")?,
-            capacity: gauge("apiserver_watch_cache_capacity", "Total capacity of watch cache broken by resource type.")?,
+            objects: registry.gauges(
+                "apiserver_resource_objects",
+                "Number of stored objects at the time of last check split by kind.",
+                &labels,
+            )?,
+            capacity: registry.gauges(
+                "apiserver_watch_cache_capacity",
+                "Total capacity of watch cache broken by resource type.",
+                &labels,
+            )?,
         })
     }
 

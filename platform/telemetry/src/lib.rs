@@ -15,11 +15,13 @@ mod component; // What runs,
 pub mod health; // health,
 pub mod logs; // log records,
 mod registries; // and what it emits: metrics,
+mod register;
 mod supervisor; // what runs it,
 pub mod traces; // spans.
 
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use component::{Component, Ctx};
-pub use registries::{Registries, register};
+pub use register::Register;
+pub use registries::Registries;
 pub use supervisor::{StartError, Supervisor};

@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use jiff::Timestamp;
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Registry};
 use tokio::sync::mpsc;
 use tracing::{
     Event, Level, Subscriber,
@@ -15,7 +15,7 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use crate::registries::register;
+use crate::Register as _;
 
 /// Records that wait for the log index: at some 300 bytes each, about 2.5 MiB at worst.
 const QUEUE: usize = 8192;
@@ -176,12 +176,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RecordLayer {
 
 impl Metrics {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let records =
-            register(registry, IntCounterVec::new(Opts::new("pharos_log_records_total", "Log records, by level."), &["level"])?)?;
-        let dropped = register(
-            registry,
-            IntCounter::new("pharos_log_records_dropped_total", "Log records that found the queue to the log index full.")?,
-        )?;
+        let records: IntCounterVec = registry.counters("pharos_log_records_total", "Log records, by level.", &["level"])?;
+        let dropped =
+            registry.counter("pharos_log_records_dropped_total", "Log records that found the queue to the log index full.")?;
         let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
         Ok(Self { records: levels.map(|l| records.with_label_values(&[level_name(l)])), dropped })
     }

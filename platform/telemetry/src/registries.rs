@@ -3,7 +3,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
-    core::Collector,
     proto::{LabelPair, MetricFamily},
 };
 
@@ -75,15 +74,6 @@ impl Registries {
     }
 }
 
-/// Registers a collector and hands it back, so that a struct of handles reads as one expression.
-///
-/// # Errors
-/// When a collector of the same name and labels is registered already.
-pub fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
-}
-
 fn encode(families: &[MetricFamily]) -> Result<String, prometheus::Error> {
     let mut text = Vec::new();
     TextEncoder::new().encode(families, &mut text)?;
@@ -93,13 +83,14 @@ fn encode(families: &[MetricFamily]) -> Result<String, prometheus::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Register as _;
 
     #[test]
     fn components_keep_apart() {
         let registries = Registries::default();
         for name in ["a", "b"] {
-            let counter = prometheus::IntCounter::new("requests_total", "Requests.").unwrap();
-            register(&registries.of(name), counter).unwrap().inc();
+            let requests: prometheus::IntCounter = registries.of(name).counter("requests_total", "Requests.").unwrap();
+            requests.inc();
         }
         assert!(registries.encode("a").unwrap().unwrap().contains("requests_total 1"));
         assert!(registries.encode("c").is_none());

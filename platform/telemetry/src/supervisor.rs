@@ -1,12 +1,12 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use prometheus::{IntCounter, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
-use crate::{Backoff, Clock, Component, Ctx, Registries, health::Health, registries::register};
+use crate::{Backoff, Clock, Component, Ctx, Register as _, Registries, health::Health};
 
 /// How long a component may take to say that it is ready before `start` gives up waiting (it keeps trying).
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -145,14 +145,11 @@ impl Running {
 
 impl Standard {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| IntGauge::with_opts(Opts::new(name, help));
         Ok(Self {
-            ready: register(registry, gauge("pharos_component_ready", "Whether the component has said that it is ready.")?)?,
-            restarts: register(
-                registry,
-                IntCounter::new("pharos_component_restarts_total", "Runs of the component that ended before it was stopped.")?,
-            )?,
-            tasks: register(registry, gauge("pharos_component_tasks", "Tasks of the component that run now.")?)?,
+            ready: registry.gauge("pharos_component_ready", "Whether the component has said that it is ready.")?,
+            restarts: registry
+                .counter("pharos_component_restarts_total", "Runs of the component that ended before it was stopped.")?,
+            tasks: registry.gauge("pharos_component_tasks", "Tasks of the component that run now.")?,
         })
     }
 }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, exponential_buckets};
+use pharos_telemetry::Register as _;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, Registry, exponential_buckets};
 
 use super::{Error, UserInfo};
 
@@ -29,45 +30,31 @@ impl Metrics {
     ///
     /// When they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Metrics {
-            users: IntCounterVec::new(
-                Opts::new("authenticated_user_requests", "Counter of authenticated requests broken out by username."),
+        Ok(Metrics {
+            users: registry.counters(
+                "authenticated_user_requests",
+                "Counter of authenticated requests broken out by username.",
                 &["username"],
             )?,
-            attempts: IntCounterVec::new(
-                Opts::new("authentication_attempts", "Counter of authenticated attempts."),
+            attempts: registry.counters("authentication_attempts", "Counter of authenticated attempts.", &["result"])?,
+            duration: registry.histograms(
+                "authentication_duration_seconds",
+                "Authentication duration in seconds broken out by result.",
+                exponential_buckets(0.001, 2.0, 15)?,
                 &["result"],
             )?,
-            duration: HistogramVec::new(
-                HistogramOpts::new("authentication_duration_seconds", "Authentication duration in seconds broken out by result.")
-                    .buckets(exponential_buckets(0.001, 2.0, 15)?),
-                &["result"],
-            )?,
-            cache_requests: IntCounterVec::new(
-                Opts::new("authentication_token_cache_request_total", "Counter of token cache requests broken out by status."),
+            cache_requests: registry.counters(
+                "authentication_token_cache_request_total",
+                "Counter of token cache requests broken out by status.",
                 &["status"],
             )?,
-            legacy_tokens: IntCounter::new(
-                "serviceaccount_legacy_tokens_total",
-                "Cumulative legacy service account tokens used",
-            )?,
-            stale_tokens: IntCounter::new(
-                "serviceaccount_stale_tokens_total",
-                "Cumulative stale projected service account tokens used",
-            )?,
-            valid_tokens: IntCounter::new(
-                "serviceaccount_valid_tokens_total",
-                "Cumulative valid projected service account tokens used",
-            )?,
-        };
-        registry.register(Box::new(metrics.users.clone()))?;
-        registry.register(Box::new(metrics.attempts.clone()))?;
-        registry.register(Box::new(metrics.duration.clone()))?;
-        registry.register(Box::new(metrics.cache_requests.clone()))?;
-        registry.register(Box::new(metrics.legacy_tokens.clone()))?;
-        registry.register(Box::new(metrics.stale_tokens.clone()))?;
-        registry.register(Box::new(metrics.valid_tokens.clone()))?;
-        Ok(metrics)
+            legacy_tokens: registry
+                .counter("serviceaccount_legacy_tokens_total", "Cumulative legacy service account tokens used")?,
+            stale_tokens: registry
+                .counter("serviceaccount_stale_tokens_total", "Cumulative stale projected service account tokens used")?,
+            valid_tokens: registry
+                .counter("serviceaccount_valid_tokens_total", "Cumulative valid projected service account tokens used")?,
+        })
     }
 
     /// Counts one attempt; in-process callers do not count.

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, exponential_buckets};
+use pharos_telemetry::Register as _;
+use prometheus::{Histogram, IntCounter, IntCounterVec, Registry, exponential_buckets};
 
 use super::Decision;
 
@@ -29,28 +30,22 @@ impl Metrics {
     ///
     /// When they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let attempts = IntCounterVec::new(
-            Opts::new(
-                "authorization_attempts_total",
-                "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
-            ),
+        let attempts: IntCounterVec = registry.counters(
+            "authorization_attempts_total",
+            "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
             &["result"],
         )?;
-        let duration = HistogramVec::new(
-            HistogramOpts::new("authorization_duration_seconds", "Authorization duration in seconds broken out by result.")
-                .buckets(exponential_buckets(0.001, 2.0, 15)?),
+        let duration = registry.histograms(
+            "authorization_duration_seconds",
+            "Authorization duration in seconds broken out by result.",
+            exponential_buckets(0.001, 2.0, 15)?,
             &["result"],
         )?;
-        let decisions = IntCounterVec::new(
-            Opts::new(
-                "apiserver_authorization_decisions_total",
-                "Total number of terminal decisions made by an authorizer split by authorizer type, name, and decision.",
-            ),
+        let decisions: IntCounterVec = registry.counters(
+            "apiserver_authorization_decisions_total",
+            "Total number of terminal decisions made by an authorizer split by authorizer type, name, and decision.",
             &["type", "name", "decision"],
         )?;
-        registry.register(Box::new(attempts.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(decisions.clone()))?;
         let outcome = |result: &str| Outcome {
             attempts: attempts.with_label_values(&[result]),
             duration: duration.with_label_values(&[result]),

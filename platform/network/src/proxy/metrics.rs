@@ -1,4 +1,5 @@
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use pharos_telemetry::Register as _;
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, Registry};
 
 /// Metric handles. Names, help and buckets follow kube-proxy's `pkg/proxy/metrics`.
 #[derive(Clone)]
@@ -27,78 +28,52 @@ impl Metrics {
             .chain((0..12).map(|n| 60.0 + f64::from(n) * 5.0))
             .chain((0..7).map(|n| 120.0 + f64::from(n) * 30.0))
             .collect::<Vec<_>>();
-        let histogram = |name: &str, help: &str, buckets: &[f64]| -> Result<Histogram, prometheus::Error> {
-            let made = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let gauge = |name: &str, help: &str| -> Result<Gauge, prometheus::Error> {
-            let made = Gauge::new(name, help)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let count = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let made = IntCounter::new(name, help)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let pending = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let made = IntGauge::new(name, help)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let no_local_endpoints = IntGaugeVec::new(
-            Opts::new(
-                "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "Number of services with a Local traffic policy and no endpoints",
-            ),
+        let no_local_endpoints = registry.gauges(
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Number of services with a Local traffic policy and no endpoints",
             &["traffic_policy"],
         )?;
-        registry.register(Box::new(no_local_endpoints.clone()))?;
         Ok(Self {
-            sync_duration: histogram("kubeproxy_sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", &sync)?,
-            full_sync_duration: histogram(
+            sync_duration: registry.histogram(
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "SyncProxyRules latency in seconds",
+                &sync,
+            )?,
+            full_sync_duration: registry.histogram(
                 "kubeproxy_sync_full_proxy_rules_duration_seconds",
                 "SyncProxyRules latency in seconds for full resyncs",
                 &sync,
             )?,
-            partial_sync_duration: histogram(
+            partial_sync_duration: registry.histogram(
                 "kubeproxy_sync_partial_proxy_rules_duration_seconds",
                 "SyncProxyRules latency in seconds for partial resyncs",
                 &sync,
             )?,
-            last_timestamp: gauge(
+            last_timestamp: registry.gauge(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
                 "The last time proxy rules were successfully synced",
             )?,
-            last_queued_timestamp: gauge(
+            last_queued_timestamp: registry.gauge(
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
                 "The last time a sync of proxy rules was queued",
             )?,
-            programming_duration: histogram(
+            programming_duration: registry.histogram(
                 "kubeproxy_network_programming_duration_seconds",
                 "In Cluster Network Programming Latency in seconds",
                 &programming,
             )?,
-            endpoint_changes: count(
-                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "Cumulative proxy rules Endpoint changes",
-            )?,
-            endpoint_changes_pending: pending(
-                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "Pending proxy rules Endpoint changes",
-            )?,
-            service_changes: count("kubeproxy_sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes")?,
-            service_changes_pending: pending(
-                "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Pending proxy rules Service changes",
-            )?,
-            failures: count(
-                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
-                "Cumulative proxy nftables sync failures",
-            )?,
+            endpoint_changes: registry
+                .counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes")?,
+            endpoint_changes_pending: registry
+                .gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes")?,
+            service_changes: registry
+                .counter("kubeproxy_sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes")?,
+            service_changes_pending: registry
+                .gauge("kubeproxy_sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes")?,
+            failures: registry
+                .counter("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures")?,
             no_local_endpoints,
-            conntrack_deleted: count(
+            conntrack_deleted: registry.counter(
                 "kubeproxy_conntrack_reconciler_deleted_entries_total",
                 "Cumulative conntrack flows deleted by conntrack reconciler",
             )?,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pharos_telemetry::register;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use pharos_telemetry::Register as _;
+use prometheus::{HistogramVec, IntCounterVec, Registry};
 
 use super::Operation;
 
@@ -33,29 +33,24 @@ impl Step {
 
 impl Metrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter =
-            |name: &str, help: &str, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels)?);
-        let buckets = vec![0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
-        let durations = HistogramOpts::new(
-            "apiserver_admission_webhook_admission_duration_seconds",
-            "Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
-        );
         Ok(Metrics {
-            durations: register(
-                registry,
-                HistogramVec::new(durations.buckets(buckets), &["name", "type", "operation", "rejected"])?,
+            durations: registry.histograms(
+                "apiserver_admission_webhook_admission_duration_seconds",
+                "Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
+                [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0],
+                &["name", "type", "operation", "rejected"],
             )?,
-            requests: counter(
+            requests: registry.counters(
                 "apiserver_admission_webhook_request_total",
                 "Admission webhook request total, identified by name and broken out for each admission type (validating or mutating) and operation. Additional labels specify whether the request was rejected or not and an HTTP status code. Codes greater than 600 are truncated to 600, to keep the metrics cardinality bounded.",
                 &["name", "type", "operation", "code", "rejected"],
             )?,
-            rejections: counter(
+            rejections: registry.counters(
                 "apiserver_admission_webhook_rejection_count",
                 "Admission webhook rejection count, identified by name and broken out for each admission type (validating or admit) and operation. Additional labels specify an error type (calling_webhook_error or apiserver_internal_error if an error occurred; no_error otherwise) and optionally a non-zero rejection code if the webhook rejects the request with an HTTP status code (honored by the apiserver when the code is greater or equal to 400). Codes greater than 600 are truncated to 600, to keep the metrics cardinality bounded.",
                 &["name", "type", "operation", "error_type", "rejection_code"],
             )?,
-            fail_opens: counter(
+            fail_opens: registry.counters(
                 "apiserver_admission_webhook_fail_open_count",
                 "Admission webhook fail open count, identified by name and broken out for each admission type (validating or admit).",
                 &["name", "type"],
