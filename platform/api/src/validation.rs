@@ -72,6 +72,10 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
             admission::webhook_configuration(&root, false, &mut errors);
         }
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            required(kind.schema(), &root, &mut errors);
+            admission::conversion(&spec.field("conversion"), &mut errors);
+        }
         ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
         _ => required(kind.schema(), &root, &mut errors),
     }

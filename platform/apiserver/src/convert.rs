@@ -1,12 +1,13 @@
 //! Versions: objects are stored in one version of their kind and served in several.
 //!
 //! Most versions of a built-in kind that are still served have the same fields, so conversion is a change of name. The
-//! exceptions are here.
+//! exceptions are here. Custom kinds are converted as their definitions say, and what is stored may be of any version that
+//! was the storage version once.
 
 use pharos_api::registry::Kind;
 use serde_json::{Map, Value, json};
 
-use crate::{api::Api, status::Status};
+use crate::{api::Api, custom, status::Status};
 
 /// Whether stored bytes are what a client of this version reads.
 pub(crate) fn is_served_as_stored(kind: &Kind) -> bool {
@@ -18,11 +19,57 @@ pub(crate) fn is_stored_version(kind: &Kind) -> bool {
     kind.group == kind.storage.api_group && kind.version == kind.storage.version
 }
 
-/// Turns a stored object into one of the version asked for.
-pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
-    if kind.strategy.defaults_on_read {
-        pharos_api::defaulting::apply(kind, &mut object);
+/// Whether these stored bytes are what a client of this version reads.
+pub(crate) fn are_served(kind: &Kind, bytes: &[u8]) -> bool {
+    if !kind.custom || kind.strategy.defaults_on_read {
+        return is_served_as_stored(kind);
     }
+    // Maps are written in the order of their keys; where that does not hold, the object is parsed, and no harm done.
+    let start = format!("{{\"apiVersion\":\"{}\",", kind.api_version());
+    bytes.starts_with(start.as_bytes())
+}
+
+/// Turns a stored object into one of the version asked for.
+pub(crate) async fn from_storage(api: &Api, kind: &Kind, object: Value) -> Result<Value, Status> {
+    one(all_from_storage(api, kind, vec![object]).await?)
+}
+
+/// Turns stored objects into ones of the version asked for.
+pub(crate) async fn all_from_storage(api: &Api, kind: &Kind, objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+    if kind.custom {
+        let mut objects = custom::convert(api, kind, &kind.api_version(), objects).await?;
+        if kind.strategy.defaults_on_read {
+            objects.iter_mut().for_each(|object| pharos_api::defaulting::apply(kind, object));
+        }
+        return Ok(objects);
+    }
+    Ok(objects.into_iter().map(|object| builtin_from_storage(kind, object)).collect())
+}
+
+/// Turns an object of the version asked for into one to store.
+pub(crate) async fn to_storage(api: &Api, kind: &Kind, object: Value) -> Result<Value, Status> {
+    if kind.custom {
+        return one(custom::convert(api, kind, &kind.storage_api_version(), vec![object]).await?);
+    }
+    Ok(builtin_to_storage(kind, object))
+}
+
+/// Turns an object of one version of a resource into one of another.
+pub(crate) async fn between(api: &Api, from: &Kind, to: &Kind, object: Value) -> Result<Value, Status> {
+    if from.group == to.group && from.version == to.version {
+        return Ok(object);
+    }
+    if to.custom {
+        return one(custom::convert(api, to, &to.api_version(), vec![object]).await?);
+    }
+    Ok(builtin_from_storage(to, builtin_to_storage(from, object)))
+}
+
+fn one(mut objects: Vec<Value>) -> Result<Value, Status> {
+    objects.pop().ok_or_else(|| crate::status::internal("nothing was converted"))
+}
+
+fn builtin_from_storage(kind: &Kind, mut object: Value) -> Value {
     if is_stored_version(kind) {
         return object;
     }
@@ -36,8 +83,7 @@ pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
     object
 }
 
-/// Turns an object of the version asked for into one to store.
-pub(crate) fn to_storage(kind: &Kind, mut object: Value) -> Value {
+fn builtin_to_storage(kind: &Kind, mut object: Value) -> Value {
     if is_stored_version(kind) {
         return object;
     }
@@ -49,15 +95,6 @@ pub(crate) fn to_storage(kind: &Kind, mut object: Value) -> Value {
     }
     object["apiVersion"] = json!(kind.storage_api_version());
     object
-}
-
-/// Turns an object of one version of a resource into one of another.
-pub(crate) async fn between(api: &Api, from: &Kind, to: &Kind, object: Value) -> Result<Value, Status> {
-    let _ = api;
-    if from.group == to.group && from.version == to.version {
-        return Ok(object);
-    }
-    Ok(from_storage(to, to_storage(from, object)))
 }
 
 fn rename(object: &mut Map<String, Value>, from: &str, to: &str) {

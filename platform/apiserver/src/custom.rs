@@ -1,10 +1,10 @@
 //! Custom resources: what a CustomResourceDefinition makes of the registry.
 //!
 //! A definition becomes one registry row a version, and from there on its kind goes the way of every other. Follows
-//! `staging/src/k8s.io/apiextensions-apiserver` (naming, establishing and finalizing controllers). CEL rules and conversion
-//! webhooks are not evaluated: definitions that have them are answered with a `Warning`, and with a conversion webhook
-//! only the storage version is served.
+//! `staging/src/k8s.io/apiextensions-apiserver` (naming, establishing and finalizing controllers). CEL rules are not evaluated:
+//! definitions that have them are answered with a `Warning`.
 
+mod conversion; // From version to version,
 mod definition; // What a definition says,
 mod keywords; // what its schema asks of values,
 mod schema; // and of their shape.
@@ -17,6 +17,7 @@ use pharos_store::{Cache, EventType, Item, Scope, Start};
 use pharos_telemetry::Ctx;
 use serde_json::{Value, json};
 
+pub(crate) use conversion::convert;
 pub(crate) use definition::{FINALIZER, validate, warnings};
 pub(crate) use keywords::check as check_keywords;
 
@@ -42,6 +43,8 @@ pub(crate) struct Custom {
 #[derive(Clone, Default)]
 struct Rows {
     kinds: Vec<Arc<Kind>>,
+    /// The webhook that converts between versions, if there is one.
+    conversion: Option<Arc<conversion::Conversion>>,
     /// By version.
     scales: HashMap<String, ScalePaths>,
 }
@@ -61,6 +64,12 @@ pub(crate) fn scale_paths(api: &Api, kind: &Kind) -> Option<ScalePaths> {
     }
     let rows = api.0.custom.rows.read();
     rows.get(&(kind.group.to_string(), kind.plural.to_string()))?.scales.get(kind.version.as_ref()).cloned()
+}
+
+/// The conversion webhook of a kind, if its definition has one.
+fn conversion_of(api: &Api, kind: &Kind) -> Option<Arc<conversion::Conversion>> {
+    let rows = api.0.custom.rows.read();
+    rows.get(&(kind.group.to_string(), kind.plural.to_string()))?.conversion.clone()
 }
 
 /// Serves the definitions that were established before.
@@ -122,7 +131,8 @@ async fn serve(api: &Api, definition: &Value) -> Result<()> {
     let Some(first) = kinds.first() else { return Ok(()) };
     let key = (first.group.to_string(), first.plural.to_string());
     api.0.storage.attach(first).await?;
-    let before = api.0.custom.rows.write().insert(key, Rows { kinds: kinds.clone(), scales }).unwrap_or_default();
+    let conversion = conversion::Conversion::parse(definition).map(Arc::new);
+    let before = api.0.custom.rows.write().insert(key, Rows { kinds: kinds.clone(), conversion, scales }).unwrap_or_default();
     api.0.resources.change(|registry| {
         for kind in &before.kinds {
             registry.remove(&kind.group, &kind.version, &kind.plural);
@@ -185,7 +195,8 @@ async fn clean_up(api: Api, ctx: Ctx, definition: Value) {
         return;
     }
     let (kinds, _) = definition::kinds(&definition);
-    if let Some(kind) = kinds.first() {
+    // The storage version needs no conversion.
+    if let Some(kind) = kinds.iter().find(|kind| crate::convert::is_stored_version(kind)).or(kinds.first()) {
         let Ok(cache) = api.0.storage.attach(kind).await else { return };
         if !delete_all(&api, &ctx, kind, &cache).await {
             return;

@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use pharos_api::{
-    registry::Kind,
-    table::{Include, Printer},
-};
+use pharos_api::table::{Include, Printer};
 use pharos_transport::{Body, Io, Response};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -88,14 +85,17 @@ pub(crate) fn protobuf(value: &Value) -> Result<Bytes, Status> {
 }
 
 /// One object, as it is or as the client wants to see it. Its bytes go out as they are stored where that is possible.
-pub(crate) fn object(call: &Call, output: Output, code: StatusCode, object: Stored<'_>) -> Result<Response, Status> {
+pub(crate) async fn object(call: &Call, output: Output, code: StatusCode, object: Stored<'_>) -> Result<Response, Status> {
     if output == Output::JSON
         && let Stored::Bytes(stored) = object
-        && convert::is_served_as_stored(&call.kind)
+        && convert::are_served(&call.kind, stored)
     {
         return Ok(bytes(code, output.content_type(), stored.clone()));
     }
-    let value = object.into_value(&call.kind)?;
+    let value = match object {
+        Stored::Bytes(bytes) => convert::from_storage(&call.api, &call.kind, crate::storage::parse(bytes)?).await?,
+        Stored::Value(value) => value.clone(),
+    };
     let shaped = match output.shape {
         Shape::Object => value,
         Shape::Partial(version) => pharos_api::partial::metadata(&value, version),
@@ -119,15 +119,6 @@ pub(crate) enum Stored<'a> {
     Bytes(&'a Bytes),
     /// In the version asked for.
     Value(&'a Value),
-}
-
-impl Stored<'_> {
-    pub(crate) fn into_value(self, kind: &Kind) -> Result<Value, Status> {
-        match self {
-            Stored::Bytes(bytes) => Ok(convert::from_storage(kind, crate::storage::parse(bytes)?)),
-            Stored::Value(value) => Ok(value.clone()),
-        }
-    }
 }
 
 /// A `meta.k8s.io` table of some objects.

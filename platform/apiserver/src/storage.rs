@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 use pharos_api::{
     object::{Field, Fields},
     registry::{Kind, Storage as Place},
+    schema::Str,
 };
 use pharos_store::{Cache, CacheConfig, CacheMetrics, Commit, Entry, Op, Revision, Store};
 use serde_json::Value;
@@ -17,7 +18,14 @@ use crate::status::Status;
 pub(crate) struct Storage {
     store: Arc<dyn Store>,
     metrics: CacheMetrics,
-    caches: RwLock<HashMap<Place, Arc<Cache>>>,
+    /// By group and resource: the version objects are stored in may change.
+    caches: RwLock<HashMap<Resource, Arc<Cache>>>,
+}
+
+type Resource = (Str, Str);
+
+fn resource(place: &Place) -> Resource {
+    (place.group.clone(), place.resource.clone())
 }
 
 impl Storage {
@@ -27,7 +35,7 @@ impl Storage {
 
     /// Attaches the cache of a kind, unless it is there.
     pub(crate) async fn attach(&self, kind: &Kind) -> Result<Arc<Cache>, pharos_store::Error> {
-        if let Some(cache) = self.caches.read().get(&kind.storage) {
+        if let Some(cache) = self.caches.read().get(&resource(&kind.storage)) {
             return Ok(cache.clone());
         }
         let fields = Fields::new(kind.fields.iter().map(|field| Field {
@@ -39,19 +47,19 @@ impl Storage {
         let mut config = CacheConfig::new(group, &kind.storage.resource, Arc::new(fields));
         config.trigger = (kind.plural == "pods" && kind.group.is_empty()).then(|| "spec.nodeName".to_owned());
         let cache = Arc::new(Cache::attach(self.store.clone(), config, &self.metrics).await?);
-        Ok(self.caches.write().entry(kind.storage.clone()).or_insert(cache).clone())
+        Ok(self.caches.write().entry(resource(&kind.storage)).or_insert(cache).clone())
     }
 
     /// Ends the watches of a kind that is no longer served.
     pub(crate) fn detach(&self, kind: &Kind) {
-        if let Some(cache) = self.caches.write().remove(&kind.storage) {
+        if let Some(cache) = self.caches.write().remove(&resource(&kind.storage)) {
             cache.close();
         }
     }
 
     /// The cache of a kind.
     pub(crate) fn cache(&self, kind: &Kind) -> Result<Arc<Cache>, Status> {
-        let cache = self.caches.read().get(&kind.storage).cloned();
+        let cache = self.caches.read().get(&resource(&kind.storage)).cloned();
         cache.ok_or_else(|| crate::status::unavailable("storage is (re)initializing").with_retry_after(1))
     }
 

@@ -56,7 +56,7 @@ pub(crate) async fn get(call: &Call) -> Result<Response, Status> {
     }
     let entry = call.api.0.storage.get(&call.kind, namespace, name).await?;
     let entry = entry.ok_or_else(|| call.not_found(name))?;
-    respond::object(call, output, StatusCode::OK, Stored::Bytes(&entry.bytes))
+    respond::object(call, output, StatusCode::OK, Stored::Bytes(&entry.bytes)).await
 }
 
 pub(crate) use patch::patch as patch_part;

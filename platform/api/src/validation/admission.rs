@@ -1,4 +1,5 @@
-//! Webhook configurations (`pkg/apis/admissionregistration/validation/validation.go`), and how a webhook is reached.
+//! Webhook configurations (`pkg/apis/admissionregistration/validation/validation.go`), conversion webhooks, and how either is
+//! reached.
 
 use std::collections::HashSet;
 
@@ -76,7 +77,7 @@ fn match_conditions(conditions: &At<'_>, errors: &mut Errors) {
 }
 
 /// The versions of reviews a webhook understands, of which this server must know one.
-pub(super) fn review_versions(versions: &At<'_>, errors: &mut Errors) {
+fn review_versions(versions: &At<'_>, errors: &mut Errors) {
     if versions.len() == 0 {
         errors.push(versions.required("must specify one of v1, v1beta1"));
         return;
@@ -143,8 +144,29 @@ fn resources(resources: &At<'_>, errors: &mut Errors) {
     }
 }
 
+/// How a custom resource is converted (`apiextensions/validation/validation.go`).
+pub(super) fn conversion(conversion: &At<'_>, errors: &mut Errors) {
+    let (strategy, webhook) = (conversion.field("strategy"), conversion.field("webhook"));
+    strategy.one_of(&["None", "Webhook"], errors);
+    if strategy.text() != "Webhook" {
+        if !webhook.is_absent() {
+            errors.push(webhook.forbidden("should not be set when strategy is not set to Webhook"));
+        }
+        return;
+    }
+    if webhook.field("clientConfig").is_absent() {
+        errors.push(FieldError::required(
+            conversion.field("webhookClientConfig").path(),
+            "required when strategy is set to Webhook",
+        ));
+    } else {
+        client_config(&webhook.field("clientConfig"), errors);
+    }
+    review_versions(&webhook.field("conversionReviewVersions"), errors);
+}
+
 /// Where a webhook is: at a URL or behind a Service (`apiserver/pkg/util/webhook/validation.go`).
-pub(super) fn client_config(config: &At<'_>, errors: &mut Errors) {
+fn client_config(config: &At<'_>, errors: &mut Errors) {
     let (url, service) = (config.field("url"), config.field("service"));
     match (url.is_absent(), service.is_absent()) {
         (false, true) => self::url(&url, errors),

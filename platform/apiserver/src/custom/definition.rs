@@ -33,10 +33,9 @@ pub(super) fn kinds(definition: &Value) -> (Vec<Arc<Kind>>, HashMap<String, Scal
     let (group, plural, kind) = (text(&spec["group"]), text(&names["plural"]), text(&names["kind"]));
     let storage_version =
         versions(definition).find(|version| version["storage"] == true).map(|version| text(&version["name"])).unwrap_or_default();
-    let by_webhook = spec["conversion"]["strategy"] == "Webhook";
     let mut scales = HashMap::new();
     let rows = versions(definition)
-        .filter(|version| version["served"] == true && (!by_webhook || version["storage"] == true))
+        .filter(|version| version["served"] == true)
         .map(|version| {
             let name = text(&version["name"]);
             let subresources = &version["subresources"];
@@ -267,6 +266,12 @@ pub(crate) fn validate(definition: &Value) -> Vec<FieldError> {
             "must have exactly one version marked as storage version",
         ));
     }
+    for (at, stored) in definition["status"]["storedVersions"].as_array().into_iter().flatten().enumerate() {
+        if !versions(definition).any(|version| version["name"] == *stored) {
+            let field = format!("status.storedVersions[{at}]");
+            errors.push(error(ErrorType::Invalid, &field, stored.clone(), "must appear in spec.versions"));
+        }
+    }
     for (at, version) in versions(definition).enumerate() {
         if !version["schema"]["openAPIV3Schema"].is_object() {
             let field = format!("spec.versions[{at}].schema.openAPIV3Schema");
@@ -285,9 +290,6 @@ pub(crate) fn warnings(definition: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
     if versions(definition).any(|version| mentions(version, "x-kubernetes-validations")) {
         warnings.push("x-kubernetes-validations are stored but not evaluated: this API server has no CEL".to_owned());
-    }
-    if definition["spec"]["conversion"]["strategy"] == "Webhook" {
-        warnings.push("conversion webhooks are not called: only the storage version is served".to_owned());
     }
     warnings
 }

@@ -92,7 +92,7 @@ async fn charge_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), St
             return Ok(());
         }
         let revision = object_meta::text(budget, "resourceVersion").parse().unwrap_or(0);
-        let value = pharos_store::Value::encode(&convert::to_storage(&kind, changed))?;
+        let value = pharos_store::Value::encode(&convert::to_storage(&call.api, &kind, changed).await?)?;
         match api.storage.commit(vec![Op::update(kind.key(namespace, name), value, revision)]).await {
             Ok(_) => return Ok(()),
             Err(Error::Conflict { .. }) => {}

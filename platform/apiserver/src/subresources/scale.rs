@@ -127,7 +127,7 @@ pub(crate) async fn review(call: &Call, options: &WriteOptions, new: &mut Value,
 async fn current(call: &Call) -> Result<Value, Status> {
     let entry = call.api.0.storage.get(&call.kind, &call.info.namespace, &call.info.name).await?;
     let entry = entry.ok_or_else(|| call.not_found(&call.info.name))?;
-    Ok(convert::from_storage(&call.kind, storage::parse(&entry.bytes)?))
+    convert::from_storage(&call.api, &call.kind, storage::parse(&entry.bytes)?).await
 }
 
 pub(super) async fn get(call: &Call) -> Result<Response, Status> {
@@ -192,7 +192,7 @@ async fn write(
     })
     .await?;
     let object = match &written {
-        Written::Stored(bytes) => convert::from_storage(&call.kind, storage::parse(bytes)?),
+        Written::Stored(bytes) => convert::from_storage(&call.api, &call.kind, storage::parse(bytes)?).await?,
         Written::DryRun(object) => object.clone(),
     };
     respond::plain(output, StatusCode::OK, &of(call, &object))

@@ -47,7 +47,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let options = WriteOptions::parse(&call.query)?;
     let object = body::object(call, options.field_validation)?;
     let written = create_object(call, object, "", &options).await?;
-    respond::object(call, output, StatusCode::CREATED, written.as_stored())
+    respond::object(call, output, StatusCode::CREATED, written.as_stored()).await
 }
 
 /// Creates an object of the call's kind in its namespace; `name` is the URL's, if it has one.
@@ -109,7 +109,7 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
         return Ok(Written::DryRun(object));
     }
     let key = kind.key(&call.info.namespace, &name);
-    let value = pharos_store::Value::encode(&convert::to_storage(kind, object.clone()))?;
+    let value = pharos_store::Value::encode(&convert::to_storage(&call.api, kind, object.clone()).await?)?;
     let ttl = strategy::time_to_live(kind, &api.config);
     // Every round that is lost is one that another write has won; the request's own deadline ends the wait.
     loop {

@@ -52,10 +52,10 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
         Deleted::Pending(object) => {
             let accepted = options.propagation == Some(Propagation::Foreground);
             let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
-            respond::object(call, output, code, Stored::Value(&object))
+            respond::object(call, output, code, Stored::Value(&object)).await
         }
         Deleted::Gone(object) if returns_object(&call.kind) => {
-            respond::object(call, output, StatusCode::OK, Stored::Value(&object))
+            respond::object(call, output, StatusCode::OK, Stored::Value(&object)).await
         }
         Deleted::Gone(object) => respond::plain(
             crate::negotiate::Output { shape: crate::negotiate::Shape::Object, ..output },
@@ -143,7 +143,7 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
     };
     loop {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
-        let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);
+        let old = convert::from_storage(&call.api, kind, storage::parse(&entry.bytes)?).await?;
         check_preconditions(kind, name, options, &old)?;
         admission::validate(&attributes, None, Some(&old)).await?;
         let new = mark(kind, &old, options, call.api.0.clock.now());
@@ -167,7 +167,7 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
             ops.push(Op::delete(key.as_str(), Expect::Revision(entry.revision)));
             ops.extend(resource_quota::credit(&attributes, &old).await?);
         } else {
-            let value = pharos_store::Value::encode(&convert::to_storage(kind, new.clone()))?;
+            let value = pharos_store::Value::encode(&convert::to_storage(&call.api, kind, new.clone()).await?)?;
             ops.push(Op::update(key.as_str(), value, entry.revision));
         }
         match call.api.0.storage.commit(ops).await {
@@ -180,7 +180,10 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
             Ok(commit) => {
                 let bytes = commit.changes.first().and_then(|change| change.current.as_ref()).map(|entry| &entry.bytes);
                 let marked = bytes.map(|bytes: &Bytes| storage::parse(bytes)).transpose()?;
-                return Ok(Deleted::Pending(marked.map_or(new, |object| convert::from_storage(kind, object))));
+                return Ok(Deleted::Pending(match marked {
+                    Some(object) => convert::from_storage(&call.api, kind, object).await?,
+                    None => new,
+                }));
             }
             Err(Error::Conflict { .. }) => {} // Look again.
             Err(error) => return Err(error.into()),

@@ -71,7 +71,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
             metadata["remainingItemCount"] = json!(remaining);
         }
     }
-    if output == Output::JSON && convert::is_served_as_stored(&call.kind) {
+    if output == Output::JSON && list.objects.iter().all(|object| convert::are_served(&call.kind, object.bytes())) {
         return Ok(joined(call, &metadata, list.objects.iter().map(|object| object.bytes())));
     }
     if output.format == Format::Protobuf && output.shape == Shape::Object && convert::is_served_as_stored(&call.kind) {
@@ -82,8 +82,9 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     }
     let mut items = Vec::with_capacity(list.objects.len());
     for object in &list.objects {
-        items.push(convert::from_storage(&call.kind, storage::parse(object.bytes())?));
+        items.push(storage::parse(object.bytes())?);
     }
+    let items = convert::all_from_storage(&call.api, &call.kind, items).await?;
     let body = match output.shape {
         Shape::Table(version) => respond::table(call, version, &items, &metadata)?,
         Shape::Partial(version) => json!({

@@ -50,7 +50,7 @@ pub(crate) async fn patch(call: &Call, part: Part) -> Result<Response, Status> {
         Ok(Change { object, manage: Manage::Update })
     })
     .await?;
-    respond::object(call, output, StatusCode::OK, written.as_stored())
+    respond::object(call, output, StatusCode::OK, written.as_stored()).await
 }
 
 /// A patch does not make another object out of one.
@@ -137,8 +137,8 @@ async fn apply(call: &Call, part: Part, options: &WriteOptions, mut configuratio
             update::may_create(call)?;
             let object = managed_fields::applied(call, part, None, &configuration, options)?;
             let written = create::create_object(call, object, &call.info.name, options).await?;
-            respond::object(call, output, StatusCode::CREATED, written.as_stored())
+            respond::object(call, output, StatusCode::CREATED, written.as_stored()).await
         }
-        outcome => respond::object(call, output, StatusCode::OK, outcome?.as_stored()),
+        outcome => respond::object(call, output, StatusCode::OK, outcome?.as_stored()).await,
     }
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     admission::{self, Attributes, Operation, Options, resource_quota},
+    api::Api,
     authz, body,
     call::Call,
     convert, managed_fields,
@@ -93,9 +94,9 @@ pub(crate) async fn put(call: &Call, part: Part) -> Result<Response, Status> {
             object_meta::of(&mut placed).remove("uid");
             object_meta::of(&mut placed).remove("resourceVersion");
             let written = create::create_object(call, placed, &call.info.name, &options).await?;
-            respond::object(call, output, StatusCode::CREATED, written.as_stored())
+            respond::object(call, output, StatusCode::CREATED, written.as_stored()).await
         }
-        outcome => respond::object(call, output, StatusCode::OK, outcome?.as_stored()),
+        outcome => respond::object(call, output, StatusCode::OK, outcome?.as_stored()).await,
     }
 }
 
@@ -126,11 +127,15 @@ pub(crate) async fn modify(
     let key = kind.key(namespace, name);
     loop {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;
-        let old = convert::from_storage(kind, storage::parse(&entry.bytes)?);
+        let stored = storage::parse(&entry.bytes)?;
+        // What was stored in another version than today's is written anew, changed or not.
+        let outdated = stored["apiVersion"] != kind.storage_api_version();
+        let old = convert::from_storage(&call.api, kind, stored).await?;
         let Change { object, manage } = change(&old)?;
         let pinned = check_preconditions(call, part, &object, &old)?;
         let prepared = prepare(call, part, options, object, &old, &manage).await?;
         let (new, reservation) = match prepared {
+            Prepared::Same if outdated => (old.clone(), None),
             Prepared::Same => return Ok(Written::Stored(entry.bytes)),
             Prepared::Changed(new, reservation) => (new, reservation),
         };
@@ -144,7 +149,7 @@ pub(crate) async fn modify(
             ops.push(Op::delete(key.as_str(), Expect::Revision(entry.revision)));
             ops.extend(resource_quota::credit(&attributes, &old).await?);
         } else {
-            let value = pharos_store::Value::encode(&convert::to_storage(kind, new.clone()))?;
+            let value = pharos_store::Value::encode(&convert::to_storage(&call.api, kind, new.clone()).await?)?;
             let ttl = strategy::time_to_live(kind, &call.api.0.config);
             ops.push(create::with_ttl(Op::update(key.as_str(), value, entry.revision), ttl));
             ops.extend(resource_quota::charge(&attributes, &new, Some(&old)).await?);
@@ -156,7 +161,7 @@ pub(crate) async fn modify(
                 }
                 if gone {
                     strategy::released(&call.api, kind, &new);
-                    return last_state(kind, new, commit.revision);
+                    return last_state(&call.api, kind, new, commit.revision).await;
                 }
                 return create::written(&commit);
             }
@@ -175,9 +180,9 @@ pub(crate) async fn modify(
 }
 
 /// The last state of an object that an update made go away.
-fn last_state(kind: &Kind, mut object: Value, revision: u64) -> Result<Written, Status> {
+async fn last_state(api: &Api, kind: &Kind, mut object: Value, revision: u64) -> Result<Written, Status> {
     object["metadata"]["resourceVersion"] = json!(revision.to_string());
-    let stored = convert::to_storage(kind, object);
+    let stored = convert::to_storage(api, kind, object).await?;
     Ok(Written::Stored(Bytes::from(serde_json::to_vec(&stored).unwrap_or_default())))
 }
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::list::{check_fields, protobuf, selects};
 use crate::{
+    api::Api,
     call::Call,
     convert,
     negotiate::{Format, Offer, Output, Shape},
@@ -88,6 +89,7 @@ async fn frames(
     let labels = [&*call.kind.group, &*call.kind.version, &*call.kind.kind];
     let view = View {
         output,
+        api: call.api.clone(),
         kind: call.kind.clone(),
         headers_sent: false,
         printer: Printer::of(&call.kind),
@@ -140,6 +142,7 @@ impl Drop for OpenWatch {
 /// How a client sees objects.
 struct View {
     output: Output,
+    api: Api,
     kind: Arc<pharos_api::registry::Kind>,
     /// The columns of a table go along with the first event only.
     headers_sent: bool,
@@ -207,7 +210,7 @@ impl Watch {
                     let revision = subscription.bookmark();
                     self.bookmark(&mut chunk, revision, false);
                 }
-                Wake::Item(item) => self.take(item, &mut chunk),
+                Wake::Item(item) => self.take(item, &mut chunk).await,
             }
             if !chunk.is_empty() {
                 return Some(chunk.freeze());
@@ -216,12 +219,12 @@ impl Watch {
     }
 
     /// Writes an item and all that follow it at once.
-    fn take(&mut self, first: Result<Item, pharos_store::Error>, chunk: &mut BytesMut) {
+    async fn take(&mut self, first: Result<Item, pharos_store::Error>, chunk: &mut BytesMut) {
         let mut item = first.map(Some);
         loop {
             match item {
                 Ok(Some(Item::Event(event))) => {
-                    if let Err(failure) = self.event(&event, chunk) {
+                    if let Err(failure) = self.event(&event, chunk).await {
                         self.failure = Some(failure);
                         return;
                     }
@@ -251,7 +254,7 @@ impl Watch {
     }
 
     /// Writes an event as this client sees it: an object that starts or ceases to match comes or goes.
-    fn event(&mut self, event: &WatchEvent, chunk: &mut BytesMut) -> Result<(), Status> {
+    async fn event(&mut self, event: &WatchEvent, chunk: &mut BytesMut) -> Result<(), Status> {
         let now = event.kind != EventType::Deleted && selects(&self.options, &event.object);
         let before = match &event.previous {
             Some(previous) => selects(&self.options, previous),
@@ -259,16 +262,16 @@ impl Watch {
         };
         let start = chunk.len();
         match (event.kind, before, now) {
-            (EventType::Added, _, true) => self.view.write(chunk, "ADDED", &event.object)?,
-            (EventType::Modified, true, true) => self.view.write(chunk, "MODIFIED", &event.object)?,
-            (EventType::Modified, false, true) => self.view.write(chunk, "ADDED", &event.object)?,
-            (EventType::Deleted, true, _) => self.view.write(chunk, "DELETED", &event.object)?,
+            (EventType::Added, _, true) => self.view.write(chunk, "ADDED", &event.object).await?,
+            (EventType::Modified, true, true) => self.view.write(chunk, "MODIFIED", &event.object).await?,
+            (EventType::Modified, false, true) => self.view.write(chunk, "ADDED", &event.object).await?,
+            (EventType::Deleted, true, _) => self.view.write(chunk, "DELETED", &event.object).await?,
             (EventType::Modified, true, false) => {
                 // The client gets the object as it last saw it, at the revision at which it went out of sight.
                 let Some(previous) = &event.previous else { return Ok(()) };
                 let mut value = storage::parse(previous.bytes())?;
                 value["metadata"]["resourceVersion"] = json!(event.revision.to_string());
-                self.view.write_value(chunk, "DELETED", value)?;
+                self.view.write_value(chunk, "DELETED", value).await?;
             }
             _ => return Ok(()),
         }
@@ -311,8 +314,8 @@ impl Watch {
 }
 
 impl View {
-    fn write(&mut self, chunk: &mut BytesMut, event: &str, object: &Object) -> Result<(), Status> {
-        if self.output.shape == Shape::Object && convert::is_served_as_stored(&self.kind) {
+    async fn write(&mut self, chunk: &mut BytesMut, event: &str, object: &Object) -> Result<(), Status> {
+        if self.output.shape == Shape::Object && convert::are_served(&self.kind, object.bytes()) {
             if self.output.format == Format::Protobuf {
                 let frame = pharos_api::protobuf::watch_frame(event, &protobuf(object)?);
                 chunk.put_slice(&frame.map_err(status::internal)?);
@@ -325,11 +328,11 @@ impl View {
             chunk.put_slice(b"}\n");
             return Ok(());
         }
-        self.write_value(chunk, event, storage::parse(object.bytes())?)
+        self.write_value(chunk, event, storage::parse(object.bytes())?).await
     }
 
-    fn write_value(&mut self, chunk: &mut BytesMut, event: &str, stored: Value) -> Result<(), Status> {
-        let value = convert::from_storage(&self.kind, stored);
+    async fn write_value(&mut self, chunk: &mut BytesMut, event: &str, stored: Value) -> Result<(), Status> {
+        let value = convert::from_storage(&self.api, &self.kind, stored).await?;
         let shaped = match self.output.shape {
             Shape::Object => value,
             Shape::Partial(version) => pharos_api::partial::metadata(&value, version),

@@ -4,6 +4,7 @@
 
 mod common;
 mod remote;
+mod conversion;
 mod objects;
 mod protobuf;
 mod refusals;

@@ -77,7 +77,7 @@ async fn lists_come_in_pages_of_one_revision() {
 }
 
 /// Opens a watch and gives its events one by one.
-async fn watch(server: &Server, path: &str) -> futures::stream::BoxStream<'static, Value> {
+pub(crate) async fn watch(server: &Server, path: &str) -> futures::stream::BoxStream<'static, Value> {
     let response = server.send(&admin(), Method::GET, path, &[], Body::empty()).await;
     assert_eq!(response.status(), 200);
     let chunks = response.into_body().into_stream();
