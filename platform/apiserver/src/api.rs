@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use http::{HeaderValue, Method};
 use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health};
-use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response};
+use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response, proxy};
 use prometheus::{IntGauge, Registry};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use crate::{
     Config, Error, Result,
     admission::webhook::{self, Webhooks},
+    aggregation::{self, Aggregation},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
     background::{self, CachedObjects},
@@ -89,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) upstream: connect::Upstream,
     pub(crate) webhooks: Webhooks,
     pub(crate) outbound: Outbound,
+    pub(crate) aggregation: Aggregation,
     readonly: Arc<Semaphore>,
     mutating: Arc<Semaphore>,
     /// Writes in progress: they outlive the clients that asked for them.
@@ -133,6 +135,7 @@ impl Api {
             upstream,
             webhooks: Webhooks::new(registry)?,
             outbound: Outbound::default(),
+            aggregation: Aggregation::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
             mutating: Arc::new(Semaphore::new(config.max_mutating_requests_inflight)),
             writes: TaskTracker::new(),
@@ -320,6 +323,9 @@ impl Api {
 
     /// Hands a request to whoever answers it.
     async fn route(&self, mut request: Request, user: UserInfo, info: &RequestInfo, query: &Query) -> Result<Response, Status> {
+        if let Some(remote) = self.0.aggregation.find(&info.path) {
+            return aggregation::forward(self, &remote, request, &user, info).await;
+        }
         if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
             let below_version = info.path.len() > mounted.prefix.len() + 1;
             if mounted.group.is_none() || below_version {
@@ -399,6 +405,18 @@ impl Api {
         };
         let labels = Labels::new(&info, true, false);
         let _open = Open::new(self.0.metrics.longrunning.with_label_values(&labels.shape()));
+        if let Some(remote) = self.0.aggregation.find(&info.path) {
+            match aggregation::prepare(self, &remote, &mut head.headers, &user) {
+                Ok(target) => {
+                    let done = proxy::forward_upgrade(http::Request::from_parts(head, ()), io, target).await;
+                    if let Err(error) = done {
+                        tracing::debug!(error = &error as &dyn std::error::Error, "connection to an api service ended");
+                    }
+                }
+                Err(status) => respond::refuse_upgrade(io, status).await,
+            }
+            return;
+        }
         let request = http::Request::from_parts(head, ());
         if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
             let mut request = request;

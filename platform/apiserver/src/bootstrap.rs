@@ -86,11 +86,15 @@ async fn authentication(api: &Api) -> Result<()> {
     if ca.is_empty() {
         return Ok(());
     }
-    let map = json!({
+    let mut map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {"client-ca-file": ca},
     });
+    let front_proxy = &api.0.config.front_proxy_ca_pem;
+    if !front_proxy.is_empty() {
+        pharos_api::patch::merge::merge(&mut map["data"], &crate::aggregation::trust(front_proxy));
+    }
     put(api, "/api/v1/namespaces/kube-system/configmaps", &map).await
 }
 

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
+use pharos_transport::pki::Identity;
+
 /// Settings of the API server, with kube-apiserver's names and defaults where it has them.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -16,6 +18,11 @@ pub struct Config {
     /// The certificate of the cluster's CA, PEM; published in `extension-apiserver-authentication`; nothing is
     /// published if it is empty.
     pub client_ca_pem: String,
+    /// The certificate of the CA that `front_proxy` comes from, PEM; published in `extension-apiserver-authentication` too.
+    pub front_proxy_ca_pem: String,
+    /// The client certificate shown to extension API servers, named `front-proxy-client`, by which they believe the
+    /// `X-Remote-*` headers of what is carried to them. Without it they are asked, and refuse.
+    pub front_proxy: Option<Arc<Identity>>,
     /// How to speak TLS to kubelets: the roots their certificates come from, and the API server's client certificate.
     /// Without it, logs, exec and their like answer 503.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
@@ -41,6 +48,8 @@ impl Default for Config {
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             secure_port: 6443,
             client_ca_pem: String::new(),
+            front_proxy_ca_pem: String::new(),
+            front_proxy: None,
             kubelet_tls: None,
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),

@@ -11,7 +11,6 @@ use sha2::{Digest as _, Sha512};
 
 use crate::{
     api::Api,
-    mount::ApiGroup,
     negotiate,
     resources::Document,
     respond,
@@ -52,7 +51,7 @@ fn root(api: &Api, headers: &HeaderMap, core: bool) -> Result<Response, Status> 
         let document = api.0.resources.document(&key, |registry| {
             let mut list = discovery::aggregated(registry, core, version);
             if !core {
-                append_mounted(api, &mut list);
+                append_foreign(api, &mut list);
             }
             Some(document(&list))
         });
@@ -73,7 +72,7 @@ fn plain_root(api: &Api, headers: &HeaderMap, core: bool) -> Response {
     } else {
         let mut list = discovery::group_list(&api.0.resources.registry());
         if let Some(groups) = list["groups"].as_array_mut() {
-            groups.extend(api.0.mounts.groups().iter().map(mounted_group));
+            foreign(api).iter().for_each(|foreign| add_group(groups, foreign));
         }
         list
     };
@@ -82,14 +81,12 @@ fn plain_root(api: &Api, headers: &HeaderMap, core: bool) -> Response {
 }
 
 fn group_document(api: &Api, group: &str) -> Result<Response, Status> {
-    let mounted = api.0.mounts.groups().into_iter().find(|mounted| mounted.group == group);
-    let found = discovery::group(&api.0.resources.registry(), group).or_else(|| {
-        let mut value = mounted_group(&mounted?);
-        value["kind"] = json!("APIGroup");
-        value["apiVersion"] = json!("v1");
-        Some(value)
-    });
-    found.map(|value| respond::json_document(StatusCode::OK, &value)).ok_or_else(status::no_such_resource)
+    let mut groups: Vec<Value> = discovery::group(&api.0.resources.registry(), group).into_iter().collect();
+    foreign(api).iter().filter(|foreign| foreign.group == group).for_each(|foreign| add_group(&mut groups, foreign));
+    let mut found = groups.pop().ok_or_else(status::no_such_resource)?;
+    found["kind"] = json!("APIGroup");
+    found["apiVersion"] = json!("v1");
+    Ok(respond::json_document(StatusCode::OK, &found))
 }
 
 fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> {
@@ -111,36 +108,98 @@ fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> 
     Ok(respond::bytes(StatusCode::OK, "application/json", document.body))
 }
 
-fn mounted_group(mounted: &ApiGroup) -> Value {
-    let version = json!({"groupVersion": format!("{}/{}", mounted.group, mounted.version), "version": mounted.version});
-    json!({"name": mounted.group, "versions": [version], "preferredVersion": version})
+/// A group version that others answer: a mount, or another API server.
+struct Foreign {
+    group: String,
+    version: String,
+    /// The `APIResource` entries.
+    resources: Vec<Value>,
 }
 
-/// Adds mounted groups to an aggregated document.
-fn append_mounted(api: &Api, list: &mut Value) {
-    let Some(items) = list["items"].as_array_mut() else { return };
-    for mounted in api.0.mounts.groups() {
-        let resources: Vec<Value> = mounted
-            .resources
-            .iter()
-            .map(|resource| {
-                json!({
-                    "resource": resource["name"],
-                    "responseKind": {"group": mounted.group, "version": mounted.version, "kind": resource["kind"]},
-                    "scope": if resource["namespaced"] == true { "Namespaced" } else { "Cluster" },
-                    "singularResource": resource["singularName"],
-                    "verbs": resource["verbs"],
-                })
-            })
-            .collect();
-        items.push(json!({
-            "metadata": {"name": mounted.group, "creationTimestamp": null},
-            "versions": [{"version": mounted.version, "resources": resources, "freshness": "Current"}],
-        }));
+fn foreign(api: &Api) -> Vec<Foreign> {
+    let aggregation = &api.0.aggregation;
+    let mounted = api.0.mounts.groups().into_iter().map(|mounted| Foreign {
+        group: mounted.group.to_owned(),
+        version: mounted.version.to_owned(),
+        resources: mounted.resources,
+    });
+    // Whoever registers another server for a mount's group wants that one.
+    let mut all: Vec<Foreign> =
+        mounted.filter(|mounted| aggregation.find(&format!("/apis/{}/{}", mounted.group, mounted.version)).is_none()).collect();
+    all.extend(aggregation.served().into_iter().map(|(remote, found)| Foreign {
+        group: remote.group.clone(),
+        version: remote.version.clone(),
+        resources: found.resources.clone(),
+    }));
+    all
+}
+
+/// Adds a group version to a list of groups.
+fn add_group(groups: &mut Vec<Value>, foreign: &Foreign) {
+    let version = json!({"groupVersion": format!("{}/{}", foreign.group, foreign.version), "version": foreign.version});
+    let known = groups.iter_mut().find(|group| group["name"] == foreign.group);
+    match known.and_then(|group| group["versions"].as_array_mut()) {
+        Some(versions) => versions.push(version),
+        None => groups.push(json!({"name": foreign.group, "versions": [version], "preferredVersion": version})),
     }
 }
 
-fn document(value: &Value) -> Document {
+/// Adds the group versions of others to an aggregated document.
+fn append_foreign(api: &Api, list: &mut Value) {
+    let Some(items) = list["items"].as_array_mut() else { return };
+    for foreign in foreign(api) {
+        let version = json!({"version": foreign.version, "resources": aggregated_resources(&foreign), "freshness": "Current"});
+        let known = items.iter_mut().find(|item| item["metadata"]["name"] == foreign.group);
+        match known.and_then(|item| item["versions"].as_array_mut()) {
+            Some(versions) => versions.push(version),
+            None => items.push(json!({"metadata": {"name": foreign.group, "creationTimestamp": null}, "versions": [version]})),
+        }
+    }
+}
+
+/// `APIResource` entries in the form of aggregated discovery, subresources below their resources.
+fn aggregated_resources(foreign: &Foreign) -> Vec<Value> {
+    let text = |resource: &Value, field: &str, otherwise: &str| {
+        resource[field].as_str().filter(|text| !text.is_empty()).unwrap_or(otherwise).to_owned()
+    };
+    let kind = |resource: &Value| {
+        json!({
+            "group": text(resource, "group", &foreign.group),
+            "version": text(resource, "version", &foreign.version),
+            "kind": resource["kind"],
+        })
+    };
+    let mut all: Vec<Value> = Vec::new();
+    for resource in &foreign.resources {
+        let name = resource["name"].as_str().unwrap_or_default();
+        if let Some((parent, below)) = name.split_once('/') {
+            let entry = json!({"subresource": below, "responseKind": kind(resource), "verbs": resource["verbs"]});
+            if let Some(parent) = all.iter_mut().find(|other| other["resource"] == parent) {
+                match parent["subresources"].as_array_mut() {
+                    Some(subresources) => subresources.push(entry),
+                    None => parent["subresources"] = json!([entry]),
+                }
+            }
+            continue;
+        }
+        let mut entry = json!({
+            "resource": name,
+            "responseKind": kind(resource),
+            "scope": if resource["namespaced"] == true { "Namespaced" } else { "Cluster" },
+            "singularResource": resource["singularName"],
+            "verbs": resource["verbs"],
+        });
+        for field in ["shortNames", "categories"] {
+            if resource[field].is_array() {
+                entry[field] = resource[field].clone();
+            }
+        }
+        all.push(entry);
+    }
+    all
+}
+
+pub(crate) fn document(value: &Value) -> Document {
     let body = serde_json::to_vec(value).unwrap_or_default();
     let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&body)));
     Document { body: body.into(), etag }

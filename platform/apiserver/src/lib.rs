@@ -42,6 +42,7 @@ mod discovery;
 mod nonresource;
 mod services; // Others this one calls;
 mod outbound;
+mod aggregation;
 mod bootstrap;
 mod background;
 

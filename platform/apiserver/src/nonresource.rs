@@ -175,11 +175,22 @@ async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&s
         Some(["apis", group, version]) => Some(((*group).to_owned(), (*version).to_owned())),
         Some(_) => return Err(status::no_such_resource()),
     };
-    let document = off_thread(api, path, move |registry| match &group {
+    let is_index = group.is_none();
+    let mut document = off_thread(api, path, move |registry| match &group {
         None => Some(openapi::v3_index(registry)),
         Some((group, version)) => openapi::v3_group(registry, group, version),
     })
     .await?;
+    let others = api.0.aggregation.served();
+    if is_index && !others.is_empty() {
+        let mut index: serde_json::Value = serde_json::from_slice(&document.body).map_err(status::internal)?;
+        for (remote, found) in others {
+            if let Some(entry) = &found.openapi {
+                index["paths"][format!("apis/{}/{}", remote.group, remote.version)] = entry.clone();
+            }
+        }
+        document = discovery::document(&index);
+    }
     Ok(discovery::with_etag(headers, &document, "application/json"))
 }
 

@@ -1,6 +1,12 @@
 //! The kinds this server knows now, and the documents made from them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -20,11 +26,17 @@ pub(crate) struct Resources {
     registry: ArcSwap<Registry>,
     /// By path; forgotten when a kind comes or goes.
     documents: Mutex<HashMap<String, Document>>,
+    /// Rises whenever documents are forgotten.
+    generation: AtomicU64,
 }
 
 impl Resources {
     pub(crate) fn new() -> Self {
-        Resources { registry: ArcSwap::from_pointee(Registry::builtin()), documents: Mutex::default() }
+        Resources {
+            registry: ArcSwap::from_pointee(Registry::builtin()),
+            documents: Mutex::default(),
+            generation: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn registry(&self) -> Arc<Registry> {
@@ -42,12 +54,14 @@ impl Resources {
             change(&mut registry);
             registry
         });
-        self.documents.lock().clear();
+        self.forget_documents();
     }
 
     /// Forgets all documents: something else they are made from has changed.
     pub(crate) fn forget_documents(&self) {
-        self.documents.lock().clear();
+        let mut documents = self.documents.lock();
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        documents.clear();
     }
 
     /// The document of a path, made at its first use.
@@ -55,11 +69,12 @@ impl Resources {
         if let Some(document) = self.documents.lock().get(path) {
             return Some(document.clone());
         }
+        let generation = self.generation.load(Ordering::Relaxed);
         let registry = self.registry();
         let made = make(&registry)?;
         // A kind that came meanwhile has replaced the registry: keep nothing that is out of date.
         let mut documents = self.documents.lock();
-        if Arc::ptr_eq(&registry, &self.registry.load()) {
+        if generation == self.generation.load(Ordering::Relaxed) {
             documents.insert(path.to_owned(), made.clone());
         }
         Some(made)

@@ -8,7 +8,7 @@ use pharos_api::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, admission::webhook, api::Api, authn::UserInfo, custom, verbs::update::Part};
+use crate::{Config, admission::webhook, aggregation, api::Api, authn::UserInfo, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
 mod node;
@@ -180,6 +180,7 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match noun(kind) {
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object),
         ("admissionregistration.k8s.io", _) => webhook::validate_configuration(object),
+        ("apiregistration.k8s.io", "apiservices") => aggregation::validate(object),
         _ if kind.custom => custom::check_keywords(kind, object),
         _ => Vec::new(),
     }
@@ -194,6 +195,7 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
         (("admissionregistration.k8s.io", _), Part::Main) => webhook::validate_configuration(new),
+        (("apiregistration.k8s.io", "apiservices"), Part::Main) => aggregation::validate(new),
         _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
     }
@@ -245,9 +247,6 @@ pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
                 .map(|name| format!("certificatesigningrequests for {name} can be approved, but nothing signs them"))
                 .into_iter()
                 .collect()
-        }
-        ("apiregistration.k8s.io", "apiservices") => {
-            vec!["apiservices are stored but not served: this API server does not aggregate other API servers".to_owned()]
         }
         _ => Vec::new(),
     }

@@ -217,6 +217,10 @@ pub struct Keys {
     pub kubelet: Arc<Identity>,
     /// What the API server shows to kubelets, and the metrics collector too.
     pub kubelet_client: Arc<Identity>,
+    /// Whose client certificates tell extension API servers to believe the API server about who asks. Not the cluster's
+    /// CA: anybody's certificate comes from that.
+    front_proxy_ca: Arc<Ca>,
+    front_proxy: Arc<Identity>,
     admin: Arc<Identity>,
     tokens: pki::SigningKey,
 }
@@ -235,7 +239,13 @@ impl Keys {
             subject: Subject::new(format!("system:node:{}", plan.node), &["system:nodes"]),
             ..Template::server("", vec![plan.node.clone(), "localhost".into()], vec![plan.address, Ipv4Addr::LOCALHOST.into()])
         };
+        let front_proxy_ca = Arc::new(Ca::load_or_create(&dir, "front-proxy-ca", "pharos-front-proxy-ca", Clock::system())?);
+        let front_proxy = Template::client(Subject::new("front-proxy-client", &[]));
+        let front_proxy = Identity::load_or_issue(front_proxy_ca.clone(), &dir, "front-proxy-client", front_proxy)
+            .context("certificate front-proxy-client")?;
         Ok(Self {
+            front_proxy_ca,
+            front_proxy,
             server: identity(&dir, "apiserver", Template::server("kube-apiserver", names, addresses))?,
             kubelet: identity(&node_dir, "kubelet", kubelet)?,
             kubelet_client: identity(&dir, "apiserver-kubelet-client", Template::client(Subject::new("kube-apiserver", &[])))?,
@@ -299,6 +309,8 @@ async fn start_api(
         advertise_address: plan.advertise,
         secure_port: plan.options.https_port,
         client_ca_pem: keys.ca.certificate_pem().to_owned(),
+        front_proxy_ca_pem: keys.front_proxy_ca.certificate_pem().to_owned(),
+        front_proxy: Some(keys.front_proxy.clone()),
         kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
         ..pharos_apiserver::Config::default()
     };

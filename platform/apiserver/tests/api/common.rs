@@ -45,6 +45,11 @@ pub(crate) struct Answer {
 impl Server {
     /// Starts one and waits until it is ready.
     pub(crate) async fn start() -> Server {
+        Self::start_with(Config::default()).await
+    }
+
+    /// Starts one with these settings and waits until it is ready.
+    pub(crate) async fn start_with(settings: Config) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::new();
         let clock = Clock::system();
@@ -60,7 +65,7 @@ impl Server {
             gather: Arc::new(|| Ok(String::new())),
             clock,
         };
-        let api = Api::new(Config::default(), parts, &registry).await.unwrap();
+        let api = Api::new(settings, parts, &registry).await.unwrap();
         let stop = CancellationToken::new();
         let ctx = Ctx::for_test(stop.clone());
         let (running, context) = (api.clone(), ctx.clone());

@@ -4,6 +4,7 @@
 
 mod common;
 mod remote;
+mod aggregation;
 mod conversion;
 mod objects;
 mod protobuf;

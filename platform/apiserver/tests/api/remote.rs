@@ -9,6 +9,7 @@ use pharos_transport::{
     Body, Front, FrontConfig, Handler, Io, Limits, Request, Response, Tls,
     pki::{Ca, Identity, Template},
 };
+use rustls::RootCertStore;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -57,10 +58,15 @@ impl Remote {
     {
         let seen = Arc::default();
         let answer: Answer = Arc::new(move |path, body| Box::pin(answer(path, body)));
-        Self::serve(Arc::new(Handling { answer, seen: Arc::clone(&seen) }), seen).await
+        Self::serve(Arc::new(Handling { answer, seen: Arc::clone(&seen) }), seen, None).await
     }
 
-    pub(crate) async fn serve(handler: Arc<dyn Handler>, seen: Arc<Mutex<Vec<(String, Value)>>>) -> Remote {
+    /// Starts one with a handler of its own; clients are asked for certificates of these roots.
+    pub(crate) async fn serve(
+        handler: Arc<dyn Handler>,
+        seen: Arc<Mutex<Vec<(String, Value)>>>,
+        client_roots: Option<Arc<RootCertStore>>,
+    ) -> Remote {
         let dir = tempfile::tempdir().unwrap();
         let ca = Arc::new(Ca::load_or_create(dir.path(), "ca", "remote", Clock::system()).unwrap());
         let names = vec!["hook.test.svc".to_owned()];
@@ -68,7 +74,7 @@ impl Remote {
         let identity = Identity::load_or_issue(ca.clone(), dir.path(), "server", template).unwrap();
         let front = Front::bind(FrontConfig {
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-            tls: Some(Tls { certificate: identity, client_roots: None }),
+            tls: Some(Tls { certificate: identity, client_roots }),
             limits: Limits::default(),
         })
         .await
