@@ -36,7 +36,7 @@ pub async fn start(
         let sources = Sources {
             registries: registries.clone(),
             kubelet_tls: Some(tls),
-            pod_tls: Some(pki::client_config_without_verification()?),
+            pod_tls: Some(pki::client_config_without_verification(None)?),
         };
         let client = clients.service_account("kube-system", "pharos-metrics");
         let metrics = Metrics::new(config, sources, client, &registries.of("prometheus"))?;

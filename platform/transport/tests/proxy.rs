@@ -101,7 +101,7 @@ async fn failures_say_what_failed() {
     distrusted.tls = Some(tls(&other));
     let error = proxy.forward(request("/", Body::empty()), &distrusted).await.unwrap_err();
     assert!(matches!(error, ProxyError::Connect { .. }), "{error:?}");
-    distrusted.tls = Some(client_config_without_verification().unwrap());
+    distrusted.tls = Some(client_config_without_verification(None).unwrap());
     let got = proxy.forward(request("/peer", Body::empty()), &distrusted).await.unwrap();
     assert_eq!(text(got).await, "false None");
 }

@@ -38,7 +38,7 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let unverified_tls = pki::client_config_without_verification().map_err(|error| Error::Config(error.to_string()))?;
+        let unverified_tls = pki::client_config_without_verification(None).map_err(|error| Error::Config(error.to_string()))?;
         Ok(Upstream { proxy: Proxy::new(), kubelet_tls: config.kubelet_tls.clone(), unverified_tls })
     }
 

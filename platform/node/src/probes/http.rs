@@ -138,7 +138,7 @@ async fn once(get: &Get) -> Result<Answer, String> {
         .map_err(|error| format!("dial tcp {}: connect: {}", get.authority(), plain(&error)))?;
     if get.tls {
         let name = ServerName::try_from(get.host.clone()).map_err(|error| error.to_string())?;
-        let tls = pharos_transport::pki::client_config_without_verification().map_err(|error| error.to_string())?;
+        let tls = pharos_transport::pki::client_config_without_verification(None).map_err(|error| error.to_string())?;
         let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|error| plain(&error))?;
         exchange(get, TokioIo::new(stream)).await
     } else {

@@ -1,8 +1,11 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::{
+        WantsClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
@@ -19,27 +22,31 @@ pub fn client_config(roots: Arc<RootCertStore>, identity: Option<Arc<Identity>>)
         .with_safe_default_protocol_versions()
         .map_err(library)?
         .with_root_certificates(roots);
-    Ok(Arc::new(match identity {
+    Ok(Arc::new(present(builder, identity)))
+}
+
+fn present(builder: ConfigBuilder<ClientConfig, WantsClientCert>, identity: Option<Arc<Identity>>) -> ClientConfig {
+    match identity {
         Some(identity) => builder.with_client_cert_resolver(identity),
         None => builder.with_no_client_auth(),
-    }))
+    }
 }
 
 /// A client's side of TLS that believes any server, as upstream's pod and service proxies do (`https:name:port`): what runs
-/// in a pod has no certificate that could be held against anything. Presents no certificate; never send credentials over it.
+/// in a pod has no certificate that could be held against anything. Presents `identity` to servers that ask, which gives
+/// nothing away; never send other credentials over it.
 ///
 /// # Errors
 ///
 /// As [`client_config`].
-pub fn client_config_without_verification() -> Result<Arc<ClientConfig>> {
+pub fn client_config_without_verification(identity: Option<Arc<Identity>>) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(library)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    Ok(Arc::new(present(builder, identity)))
 }
 
 fn library(error: TlsError) -> Error {
