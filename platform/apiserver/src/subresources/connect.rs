@@ -26,6 +26,8 @@ use crate::{
     verbs,
 };
 
+use super::log_options;
+
 const KUBELET_PORT: u64 = 10_250;
 
 /// What is behind this server, and how to reach it.
@@ -94,6 +96,7 @@ async fn carry(api: &Api, request: Request, info: &RequestInfo, query: &Query) -
     let reason = match code.as_u16() {
         400 => "BadRequest",
         404 => "NotFound",
+        422 => "Invalid",
         _ => "InternalError",
     };
     Err(Status::new(code.as_u16(), reason, text))
@@ -307,6 +310,9 @@ fn aim(target: &mut Target, path: &str) -> Result<(), Status> {
 
 /// Logs, exec, attach and port-forward: a kubelet's business.
 async fn pod_stream(api: &Api, info: &RequestInfo, query: &Query, subresource: &str) -> Result<Option<Target>, Status> {
+    if subresource == "log" {
+        log_options::check(&info.name, query)?;
+    }
     let pod = object(api, "pods", &info.namespace, &info.name).await?;
     let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else { return Ok(None) };
     let mut target = Target::new(kubelet(api, node).await?, Some(api.0.upstream.kubelet_tls()?));

@@ -220,6 +220,16 @@ async fn wrong_requests_get_their_status() {
         (Method::POST, PODS, json, r#"{"metadata":{"name":"p"},"spec":{"containers":[]}}"#, 422, "Invalid", "spec.containers"),
         (Method::GET, "/api/v1/namespaces/default/pods/none/log", "", "", 404, "NotFound", "pods \"none\" not found"),
         (Method::POST, "/version", json, "{}", 405, "MethodNotAllowed", ""),
+        (
+            Method::GET,
+            "/api/v1/namespaces/default/pods/a/log?tailLines=-1&limitBytes=0",
+            "",
+            "",
+            422,
+            "Invalid",
+            "PodLogOptions \"a\" is invalid: [tailLines: Invalid value: -1: must be greater than or equal to 0, limitBytes: ",
+        ),
+        (Method::GET, "/api/v1/namespaces/default/pods/a/log?tailLines=x", "", "", 400, "BadRequest", "strconv.ParseInt"),
     ];
     for (method, path, content_type, body, code, reason, message) in table {
         let answer = server.ask(method.clone(), path, content_type, (*body).to_owned()).await;
