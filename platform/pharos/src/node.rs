@@ -71,11 +71,16 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
         supervisor.launch(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?)?;
     }
     if let Some(client) = machine.dns {
+        let mut forward = pharos_dns::Forward::default();
+        if let Some(file) = &machine.options.resolv_conf {
+            forward.resolv_conf = file.clone();
+        }
         let networks = [&machine.cluster.cluster_cidr, &machine.cluster.service_cidr];
         let config = pharos_dns::Config {
             cluster_domain: machine.cluster.cluster_domain.clone(),
             cluster_cidrs: networks.iter().flat_map(|n| n.split(',')).map(str::to_owned).collect(),
             cluster_dns: vec![machine.cluster.cluster_dns],
+            forward,
             ..pharos_dns::Config::default()
         };
         supervisor.launch(Dns::new(config, client, &registries.of("coredns"))?)?;
@@ -96,6 +101,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
         port: machine.options.kubelet_port,
         cluster_dns: vec![machine.cluster.cluster_dns.to_string()],
         cluster_domain: machine.cluster.cluster_domain.clone(),
+        resolv_conf: machine.options.resolv_conf.clone(),
         ..Config::default()
     };
     let tls = ServerTls { certificate: machine.serving, client_roots: machine.client_roots };
@@ -115,6 +121,11 @@ async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<d
     }
     match options.runtime {
         crate::cli::Runtime::Embedded => {
+            let endpoint = &options.container_runtime_endpoint;
+            anyhow::ensure!(
+                endpoint.is_none(),
+                "--container-runtime-endpoint: the embedded runtime has none; say --runtime docker"
+            );
             let config = EmbeddedConfig {
                 root: layout.runtime(),
                 state,
@@ -125,7 +136,10 @@ async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<d
             Ok(Arc::new(runtime))
         }
         crate::cli::Runtime::Docker => {
-            let config = DockerConfig { state, ..DockerConfig::default() };
+            let mut config = DockerConfig { state, ..DockerConfig::default() };
+            if let Some(endpoint) = &options.container_runtime_endpoint {
+                config.socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint).into();
+            }
             let runtime = Docker::open(config).await.context("reach the Docker Engine")?;
             Ok(Arc::new(runtime))
         }
