@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Net, Output, eventually, root, run};
+use crate::{Net, Output, eventually, image, root, run};
 
 /// A cluster of the real binary: a server with its node, and agents that joined it. Stopped, and its traces removed, on drop.
 pub struct Cluster {
@@ -127,6 +127,12 @@ impl Cluster {
         self.folder.path().join("kubeconfig")
     }
 
+    /// The network of its machines.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     /// A folder that goes with the cluster.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -141,6 +147,14 @@ impl Cluster {
         command
     }
 
+    /// A kubectl of a version, to be run on the server's machine.
+    #[must_use]
+    pub fn kubectl_command(&self, version: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command(0, &clients().join(format!("kubectl-{version}")).display().to_string());
+        command.args(arguments);
+        command
+    }
+
     /// Runs the newest kubectl.
     #[must_use]
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
@@ -150,8 +164,7 @@ impl Cluster {
     /// Runs a kubectl of a version with text on its standard input.
     #[must_use]
     pub fn kubectl_of(&self, version: &str, arguments: &[&str], input: &str) -> Output {
-        let program = clients().join(format!("kubectl-{version}"));
-        run(self.command(0, &program.display().to_string()).args(arguments), input)
+        run(&mut self.kubectl_command(version, arguments), input)
     }
 
     /// Standard output of kubectl, or what went wrong.
@@ -187,6 +200,15 @@ impl Cluster {
         self.load(node, &archive);
     }
 
+    /// Makes the image [`BUSYBOX`](crate::BUSYBOX) and loads it into a node.
+    pub fn load_busybox(&self, node: usize) {
+        let archive = self.folder.path().join("busybox.tar");
+        if !archive.exists() {
+            image::busybox(&archive);
+        }
+        self.load(node, &archive);
+    }
+
     /// Loads an image archive into a node.
     pub fn load(&self, node: usize, archive: &Path) {
         let data = self.nodes[node].data.display().to_string();
@@ -211,6 +233,10 @@ impl Drop for Cluster {
         if thread::panicking() {
             for node in &self.nodes {
                 eprintln!("--- end of {}'s log\n{}", node.name, self.log_tail(&node.name));
+            }
+            for what in [&["pods", "-o", "wide"][..], &["events", "--field-selector=type=Warning"]] {
+                let output = self.kubectl(&[&["get", "--all-namespaces", "--request-timeout=5s"], what].concat());
+                eprintln!("--- {}\n{}{}", what[0], output.stdout, output.stderr);
             }
         }
         for index in (0..self.nodes.len()).rev() {
