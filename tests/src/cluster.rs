@@ -121,6 +121,18 @@ impl Cluster {
         self.nodes[node].process.as_ref().expect("the node runs").id()
     }
 
+    /// Where a node keeps its state.
+    #[must_use]
+    pub fn data(&self, node: usize) -> &Path {
+        &self.nodes[node].data
+    }
+
+    /// The address of a node.
+    #[must_use]
+    pub fn address(&self, node: usize) -> String {
+        self.net.address(node)
+    }
+
     /// The administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
@@ -183,6 +195,15 @@ impl Cluster {
     pub fn get(&self, arguments: &[&str]) -> Value {
         let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat()).success();
         serde_json::from_str(&text).expect("kubectl prints JSON")
+    }
+
+    /// Asks the API of `prometheus` or `loki`.
+    pub fn observe(&self, what: &str, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+        let api = if what == "loki" { "loki/api/v1" } else { "api/v1" };
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(parameters);
+        let text = self.try_kubectl(&["get", "--raw", &format!("/observe/{what}/{api}/{path}?{}", query.finish())])?;
+        serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
     }
 
     /// Runs `pharos` on the server's machine.

@@ -8,14 +8,22 @@ use std::{
 
 use anyhow::Context as _;
 use pharos_dns::Dns;
+use pharos_logging::LogShipper;
+use pharos_metrics::NodeCollector;
 use pharos_network::{Backend, BridgeConfig, BridgeNetwork, PodRoutes, ProxyConfig, RoutesConfig, ServiceProxy};
-use pharos_node::{Config, Kubelet, ServerTls};
+use pharos_node::{Components, Config, Kubelet, ServerTls};
 use pharos_runtime::{Docker, DockerConfig, Embedded, EmbeddedConfig, Runtime};
 use pharos_telemetry::{Component as _, Registries, Supervisor};
 use pharos_transport::pki::Identity;
 use rustls::RootCertStore;
 
-use crate::{cli::NodeOptions, files::Layout, image_socket::ImageSocket, join::Cluster};
+use crate::{agent::Renewal, cli::NodeOptions, files::Layout, image_socket::ImageSocket, join::Cluster};
+
+/// What runs on a node beside its kubelet, which serves the metrics of it to the server's collector.
+pub const COMPONENTS: [&str; 8] =
+    ["pharos", ServiceProxy::NAME, Dns::NAME, PodRoutes::NAME, ImageSocket::NAME, Renewal::NAME, LogShipper::NAME, NODE_EXPORTER];
+/// The machine itself.
+const NODE_EXPORTER: &str = "node-exporter";
 
 /// This node's name: as asked for, or the host's, in lower case as node names are.
 pub fn name(options: &NodeOptions) -> anyhow::Result<String> {
@@ -106,8 +114,17 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     };
     let tls = ServerTls { certificate: machine.serving, client_roots: machine.client_roots };
     let kubelet = Kubelet::new(config, machine.client, runtime, network, Some(tls), &registries.of("kubelet"))?;
-    supervisor.launch(kubelet)?;
+    supervisor.launch(kubelet.with_components(components(&machine.name, registries)))?;
     Ok(())
+}
+
+/// The metrics of [`COMPONENTS`], and of nothing else: who may ask a kubelet need not be allowed to ask the API server.
+fn components(node: &str, registries: &Registries) -> Components {
+    let (machine, registries) = (NodeCollector::new(node.to_owned()), registries.clone());
+    Arc::new(move |name: &str| match name {
+        NODE_EXPORTER => Some(Ok(machine.page())),
+        name => COMPONENTS.contains(&name).then(|| registries.encode(name)).flatten(),
+    })
 }
 
 async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<dyn Runtime>> {
