@@ -162,8 +162,7 @@ fn edit(client: &Client<'_>) {
     // What is invalid is shown in the file again; leaving it so ends the edit.
     let invalid = edit("sed -i 's/^  replicas: .*/  replicas: -1/' \"$1\"", &["deployment", "web"]);
     assert!(!invalid.ok() && invalid.stderr.contains("deployments.apps \"web\" is invalid"), "{invalid:?}");
-    let scaled = edit("sed -i 's/^  replicas: .*/  replicas: 2/' \"$1\"", &["deployment", "web", "--subresource=scale"]);
-    assert!(scaled.ok(), "{scaled:?}");
+    let _ = client.ok(&["patch", "deployment", "web", "--subresource=scale", "--type=merge", "-p", r#"{"spec":{"replicas":2}}"#]);
     let _ = client.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
 }
 
