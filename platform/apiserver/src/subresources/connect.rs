@@ -20,6 +20,7 @@ use crate::{
     api::Api,
     authn::UserInfo,
     call::Call,
+    outbound,
     request::{Query, RequestInfo},
     respond, services,
     status::{self, Status},
@@ -230,12 +231,7 @@ async fn prepare(
 }
 
 fn unreachable_service(error: ProxyError) -> Status {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
+    let text = outbound::causes(&error);
     match error {
         ProxyError::TimedOut { .. } => status::timeout(format!("error trying to reach service: {text}")),
         ProxyError::Connect { .. } | ProxyError::Exchange { .. } => {
