@@ -297,6 +297,7 @@ async fn start_api(
         Arc::new(move || registries.encode("apiserver").unwrap_or(Ok(String::new())))
     };
     let config = pharos_apiserver::Config {
+        git_commit: option_env!("PHAROS_COMMIT").unwrap_or_default(),
         service_cluster_ip_range: plan.cluster.service_cidr.split(',').map(str::to_owned).collect(),
         service_node_port_range: plan.node_ports.clone(),
         advertise_address: plan.advertise,

@@ -497,6 +497,9 @@ async fn a_default_that_came_later_is_there_when_the_object_is_read() {
     }
     let object = json!({"apiVersion": "example.com/v1", "kind": "Paint", "metadata": {"name": "p"}});
     server.create(paints, object).await;
+    let described = server.get("/openapi/v2").await.body;
+    let metadata = &described["definitions"]["com.example.v1.Paint"]["properties"]["metadata"]["description"];
+    assert!(metadata.as_str().unwrap().starts_with("Standard object's metadata."), "{metadata}");
     // A patch, since the definition's own controller may still be writing its status.
     let change = definition(json!({"type": "string", "default": "red"}));
     let changed = server.merge(&format!("{definitions}/paints.example.com"), &json!({"spec": change["spec"]})).await;
