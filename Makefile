@@ -16,7 +16,7 @@ test: deps-test check  ## every test, the black-box ones against the real binary
 	PHAROS_BIN=$$(realpath $(CARGO_TARGET_DIR))/debug/pharos cargo nextest run -p pharos-tests
 
 build: deps         ## the binary alone
-	cargo build --profile $(PROFILE) -p pharos
+	PHAROS_COMMIT=$$(git rev-parse HEAD) cargo build --profile $(PROFILE) -p pharos
 
 check: deps         ## what CI runs first: format, lints, licences
 	cargo fmt --check

@@ -48,7 +48,7 @@ impl Component for Logging {
         let containers = if config.pod_logs_dir.as_os_str().is_empty() {
             None
         } else {
-            Some(inputs::containers(self.index.clone(), self.client.clone(), &ctx)?)
+            Some(inputs::containers(self.index.clone(), &config.pod_logs_dir, self.client.clone(), &ctx)?)
         };
         ctx.ready();
         inputs::records(&self.index, &mut records, &ctx).await;
@@ -125,7 +125,9 @@ mod tests {
         let metrics = Metrics::new(&registry).unwrap();
         metrics.requests.with_label_values(&["GET", "ready", "200", "false"]);
         metrics.retired.with_label_values(&["age"]);
-        for family in registry.gather() {
+        let other = Registry::new();
+        let _ = crate::metrics::ShipperMetrics::new(&other).unwrap();
+        for family in registry.gather().into_iter().chain(other.gather()) {
             assert!(include_str!("../README.md").contains(&format!("`{}`", family.name())), "{}", family.name());
         }
     }

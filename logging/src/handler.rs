@@ -39,6 +39,10 @@ pub struct LogsHandler {
     clock: Clock,
 }
 
+/// The node that pushes, as an extension of the request: it may push lines of its own streams alone, by their label `node`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedBy(pub String);
+
 /// What a request is refused with.
 #[derive(Debug)]
 pub(crate) struct Refusal {

@@ -161,7 +161,7 @@ impl Index {
         let mut wake = unsynced_since.is_none();
         unsynced_since.get_or_insert_with(Instant::now);
         let bytes = batch.entries.iter().map(|entry| entry.line.len()).sum();
-        self.metrics.ingested(source, batch.entries.len(), bytes);
+        self.metrics.inputs.ingested(source, batch.entries.len(), bytes);
         let entries: Arc<[Arc<Entry>]> = batch.entries.into_iter().map(Arc::new).collect();
         let full = {
             let mut state = self.state.write();

@@ -9,8 +9,10 @@
 //! | 2 entry | `stream id u64`, `time i64`, `level u8`, `line length u32`, line, then the metadata as JSON, or nothing |
 //! | 3 position | `device u64`, `inode u64`, `offset u64`, then the file's path |
 //! | 4 forgotten position | the file's path |
+//! | 5 shipped | `count u64`: so many entries, the oldest that are left, are done with |
+//! | 6 complete | nothing: what is left of earlier segments was written again in this one |
 //!
-//! Each segment begins with the positions known when it was begun and names each stream before its first entry. A record that is
+//! The last two are a spool's, whose entries go to another index rather than into splits. Each segment begins with the positions known when it was begun and names each stream before its first entry. A record that is
 //! torn or damaged ends its segment: what follows cannot be trusted.
 
 use std::{
@@ -31,6 +33,8 @@ const STREAM: u8 = 1;
 const ENTRY: u8 = 2;
 const POSITION: u8 = 3;
 const FORGOTTEN: u8 = 4;
+const SHIPPED: u8 = 5;
+const COMPLETE: u8 = 6;
 
 /// No record is longer: a line of 256 KiB with its metadata fits well.
 const LONGEST_RECORD: usize = 4 << 20;
@@ -55,6 +59,8 @@ pub(crate) struct Replay {
     pub(crate) segments: Vec<u64>,
     /// Segments that ended in a torn or damaged record.
     pub(crate) torn: usize,
+    /// Where the entries of the segment that is read begin.
+    own: usize,
 }
 
 /// The segment that is written to.
@@ -126,7 +132,7 @@ impl Wal {
             length: 0,
             dirty: false,
         };
-        wal.append(&[], positions.iter().map(|(path, position)| (path, Some(position))))?;
+        wal.append([], positions.iter().map(|(path, position)| (path, Some(position))))?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io("sync", directory))?;
         Ok(wal)
     }
@@ -134,7 +140,7 @@ impl Wal {
     /// Writes a batch by one call of the kernel: it survives the end of this process at once, that of the machine after [`Wal::sync`].
     pub(crate) fn append<'a>(
         &mut self,
-        entries: &[Entry],
+        entries: impl IntoIterator<Item = &'a Entry>,
         positions: impl IntoIterator<Item = (&'a PathBuf, Option<&'a Position>)>,
     ) -> Result<()> {
         self.buffer.clear();
@@ -149,15 +155,47 @@ impl Wal {
         for (path, position) in positions {
             self.position(path, position);
         }
+        self.write().inspect_err(|_| {
+            for id in &named {
+                self.named.remove(id); // To be named again.
+            }
+        })
+    }
+
+    /// Notes that the oldest entries that are left, so many, are another index' from now on.
+    pub(crate) fn shipped(&mut self, count: usize) -> Result<()> {
+        self.buffer.clear();
+        self.record(|buffer| {
+            buffer.push(SHIPPED);
+            buffer.extend_from_slice(&(count as u64).to_le_bytes());
+        });
+        self.write()
+    }
+
+    /// Begins the next segment with the entries that are left, so that no earlier one is needed; returns the number of the one
+    /// that ended.
+    pub(crate) fn condense<'a>(&mut self, positions: &Positions, left: impl IntoIterator<Item = &'a Entry>) -> Result<u64> {
+        let mut next = Self::begin(&self.directory, self.segment + 1, positions)?;
+        let filled = next.append(left, []).and_then(|()| {
+            next.buffer.clear();
+            next.record(|buffer| buffer.push(COMPLETE));
+            next.write()?;
+            next.sync()
+        });
+        if let Err(error) = filled {
+            let _ = remove(&self.directory, next.segment);
+            return Err(error);
+        }
+        Ok(std::mem::replace(self, next).segment)
+    }
+
+    fn write(&mut self) -> Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.file.write_all(&self.buffer) {
-            // A torn record must not hide later ones: cut it off, and name the streams again.
+            // A torn record must not hide later ones: cut it off.
             let _ = self.file.set_len(self.length);
-            for id in named {
-                self.named.remove(&id);
-            }
             return Err(io("write", path_of(&self.directory, self.segment))(error));
         }
         self.length += self.buffer.len() as u64;
@@ -249,6 +287,7 @@ fn remove(directory: &Path, segment: u64) -> Result<()> {
 
 /// Reads what it can; whether the segment was whole.
 fn replay_segment(mut bytes: &[u8], keep: bool, streams: &mut HashMap<u64, Arc<Stream>>, replay: &mut Replay) -> bool {
+    replay.own = replay.entries.len();
     while !bytes.is_empty() {
         let mut reader = Reader(bytes);
         let (Some(length), Some(crc)) = (reader.u32(), reader.u32()) else { return false };
@@ -291,6 +330,12 @@ fn replay_record(payload: &[u8], keep: bool, streams: &mut HashMap<u64, Arc<Stre
             replay.positions.insert(std::ffi::OsStr::from_bytes(reader.0).into(), position);
         }
         FORGOTTEN => drop(replay.positions.remove(Path::new(std::ffi::OsStr::from_bytes(reader.0)))),
+        SHIPPED => {
+            let count = usize::try_from(reader.u64()?).ok()?.min(replay.entries.len());
+            replay.entries.drain(..count);
+            replay.own = replay.own.saturating_sub(count);
+        }
+        COMPLETE => drop(replay.entries.drain(..std::mem::take(&mut replay.own))),
         _ => return None,
     }
     Some(())
@@ -335,7 +380,7 @@ mod tests {
         let position = Position { device: 1, inode: 2, offset: 3 };
         let (a, b) = (PathBuf::from("/a"), PathBuf::from("/b"));
         wal.append(&[entry(1, "one"), entry(2, "two")], [(&a, Some(&position)), (&b, Some(&position))]).unwrap();
-        wal.append(&[], [(&b, None)]).unwrap();
+        wal.append([], [(&b, None)]).unwrap();
         drop(wal);
         let (_, replay) = Wal::open(dir.path(), &HashSet::new()).unwrap();
         assert_eq!(replay.entries, [entry(1, "one"), entry(2, "two")]);
@@ -358,6 +403,31 @@ mod tests {
             assert!(!replay_segment(&bytes, true, &mut HashMap::new(), &mut replay));
             assert_eq!(replay.entries, [entry(1, "one")]);
         }
+    }
+
+    #[test]
+    fn what_was_shipped_is_not_replayed() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = |replay: Replay| replay.entries.iter().map(|entry| entry.line.to_string()).collect::<Vec<_>>();
+        let (mut wal, _) = Wal::open(dir.path(), &HashSet::new()).unwrap();
+        wal.append(&[entry(1, "one"), entry(2, "two")], []).unwrap();
+        wal.shipped(1).unwrap();
+        wal.append(&[entry(3, "three")], []).unwrap();
+        drop(wal);
+        let (mut wal, replay) = Wal::open(dir.path(), &HashSet::new()).unwrap();
+        assert_eq!(lines(replay), ["two", "three"]);
+        wal.shipped(1).unwrap();
+        // What is left is in the next segment too: neither with the earlier ones nor without them is it told twice.
+        assert_eq!(wal.condense(&Positions::new(), &[entry(3, "three")]).unwrap(), 2);
+        wal.append(&[entry(4, "four")], []).unwrap();
+        drop(wal);
+        let (wal, replay) = Wal::open(dir.path(), &HashSet::new()).unwrap();
+        assert_eq!(replay.segments, [1, 2, 3]);
+        assert_eq!(lines(replay), ["three", "four"]);
+        drop(wal);
+        Wal::forget(dir.path(), &[1, 2]).unwrap();
+        let (_, replay) = Wal::open(dir.path(), &HashSet::new()).unwrap();
+        assert_eq!(lines(replay), ["three", "four"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Net, Output, eventually, root, run};
+use crate::{Net, Output, eventually, image, root, run};
 
 /// A cluster of the real binary: a server with its node, and agents that joined it. Stopped, and its traces removed, on drop.
 pub struct Cluster {
@@ -121,10 +121,28 @@ impl Cluster {
         self.nodes[node].process.as_ref().expect("the node runs").id()
     }
 
+    /// Where a node keeps its state.
+    #[must_use]
+    pub fn data(&self, node: usize) -> &Path {
+        &self.nodes[node].data
+    }
+
+    /// The address of a node.
+    #[must_use]
+    pub fn address(&self, node: usize) -> String {
+        self.net.address(node)
+    }
+
     /// The administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// The network of its machines.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
     }
 
     /// A folder that goes with the cluster.
@@ -141,6 +159,14 @@ impl Cluster {
         command
     }
 
+    /// A kubectl of a version, to be run on the server's machine.
+    #[must_use]
+    pub fn kubectl_command(&self, version: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command(0, &clients().join(format!("kubectl-{version}")).display().to_string());
+        command.args(arguments);
+        command
+    }
+
     /// Runs the newest kubectl.
     #[must_use]
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
@@ -150,8 +176,7 @@ impl Cluster {
     /// Runs a kubectl of a version with text on its standard input.
     #[must_use]
     pub fn kubectl_of(&self, version: &str, arguments: &[&str], input: &str) -> Output {
-        let program = clients().join(format!("kubectl-{version}"));
-        run(self.command(0, &program.display().to_string()).args(arguments), input)
+        run(&mut self.kubectl_command(version, arguments), input)
     }
 
     /// Standard output of kubectl, or what went wrong.
@@ -172,6 +197,15 @@ impl Cluster {
         serde_json::from_str(&text).expect("kubectl prints JSON")
     }
 
+    /// Asks the API of `prometheus` or `loki`.
+    pub fn observe(&self, what: &str, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+        let api = if what == "loki" { "loki/api/v1" } else { "api/v1" };
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(parameters);
+        let text = self.try_kubectl(&["get", "--raw", &format!("/observe/{what}/{api}/{path}?{}", query.finish())])?;
+        serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
+    }
+
     /// Runs `pharos` on the server's machine.
     #[must_use]
     pub fn pharos(&self, arguments: &[&str]) -> String {
@@ -183,6 +217,15 @@ impl Cluster {
         let archive = self.folder.path().join("demo.tar");
         if !archive.exists() {
             let _ = self.pharos(&["image", "build-demo", "--output", &archive.display().to_string()]);
+        }
+        self.load(node, &archive);
+    }
+
+    /// Makes the image [`BUSYBOX`](crate::BUSYBOX) and loads it into a node.
+    pub fn load_busybox(&self, node: usize) {
+        let archive = self.folder.path().join("busybox.tar");
+        if !archive.exists() {
+            image::busybox(&archive);
         }
         self.load(node, &archive);
     }
@@ -211,6 +254,10 @@ impl Drop for Cluster {
         if thread::panicking() {
             for node in &self.nodes {
                 eprintln!("--- end of {}'s log\n{}", node.name, self.log_tail(&node.name));
+            }
+            for what in [&["pods", "-o", "wide"][..], &["events", "--field-selector=type=Warning"]] {
+                let output = self.kubectl(&[&["get", "--all-namespaces", "--request-timeout=5s"], what].concat());
+                eprintln!("--- {}\n{}{}", what[0], output.stdout, output.stderr);
             }
         }
         for index in (0..self.nodes.len()).rev() {

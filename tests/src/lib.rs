@@ -6,11 +6,15 @@
 
 mod net; // Where nodes are,
 mod cluster; // what they run,
-mod run; // and what is asked of them.
+mod image; // from which images,
+mod run; // what is asked of them,
+mod session; // once or in a conversation.
 
 pub use cluster::{Cluster, Node, clients};
+pub use image::BUSYBOX;
 pub use net::Net;
 pub use run::{Output, eventually, run};
+pub use session::Session;
 
 /// The repository's root.
 #[must_use]

@@ -55,6 +55,27 @@ impl Net {
         command
     }
 
+    /// Runs something on a thread whose sockets are a machine's.
+    ///
+    /// # Panics
+    /// If it does, or the kernel refuses.
+    pub fn on<T: Send + 'static>(&self, machine: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+        inside(&self.machines[machine], work)
+    }
+
+    /// Runs something on a thread whose sockets are those of the gateway, 172.31.77.254, which is no machine of the cluster.
+    ///
+    /// # Panics
+    /// If it does, or the kernel refuses.
+    pub fn outside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        inside(&self.bridge, work)
+    }
+
+    /// Cuts a machine off, or joins it again: packets are lost, nobody is told.
+    pub fn plug(&self, machine: usize, joined: bool) {
+        ip(&["-n", &self.bridge, "link", "set", &format!("port{}", machine + 1), if joined { "up" } else { "down" }]);
+    }
+
     /// The address of a machine, counted from 0.
     #[must_use]
     pub fn address(&self, machine: usize) -> String {
@@ -68,6 +89,16 @@ impl Drop for Net {
             let _ = run(Command::new("ip").args(["netns", "delete", name]), "");
         }
     }
+}
+
+/// Sockets stay in the namespace they were made in, wherever they are used.
+fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = std::fs::File::open(format!("/run/netns/{namespace}")).expect("the namespace is there");
+    let thread = std::thread::spawn(move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("tests run as root");
+        work()
+    });
+    thread.join().expect("no panic")
 }
 
 fn ip(arguments: &[&str]) {

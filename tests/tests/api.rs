@@ -74,7 +74,7 @@ fn kubectl_old_and_new() {
 }
 
 /// Requests that must be refused: method, path, content type, body; then code, reason and a part of the message.
-const BAD: [(&str, &str, &str, &str, u16, &str, &str); 11] = [
+const BAD: [(&str, &str, &str, &str, u16, &str, &str); 19] = [
     ("POST", "/api/v1/namespaces/default/configmaps", "application/json", "{", 400, "BadRequest", ""),
     (
         "POST",
@@ -126,6 +126,46 @@ const BAD: [(&str, &str, &str, &str, u16, &str, &str); 11] = [
     ),
     ("GET", "/apis/nothing.example.com/v1/things", "", "", 404, "NotFound", ""),
     ("PATCH", "/api/v1/namespaces/default", "application/json-patch+json", "[{\"op\":\"fly\"}]", 422, "Invalid", ""),
+    ("PATCH", "/api/v1/namespaces/default", "application/merge-patch+json", "{", 400, "BadRequest", "error decoding patch"),
+    (
+        "PATCH",
+        "/api/v1/namespaces/default",
+        "application/json",
+        "{}",
+        415,
+        "UnsupportedMediaType",
+        "application/merge-patch+json",
+    ),
+    (
+        "POST",
+        "/api/v1/namespaces/default/configmaps?fieldValidation=Strict",
+        "application/json",
+        r#"{"metadata":{"name":"a"},"data":{"k":"1","k":"2"}}"#,
+        400,
+        "BadRequest",
+        "duplicate field \"data.k\"",
+    ),
+    (
+        "POST",
+        "/api/v1/namespaces/default/configmaps",
+        "application/yaml",
+        "a: [b",
+        400,
+        "BadRequest",
+        "error converting YAML to JSON",
+    ),
+    ("POST", "/api/v1/namespaces/default/configmaps/a", "application/json", "{}", 405, "MethodNotAllowed", ""),
+    (
+        "DELETE",
+        "/api/v1/namespaces/default",
+        "application/json",
+        r#"{"preconditions":{"uid":"another"}}"#,
+        409,
+        "Conflict",
+        "UID in precondition: another",
+    ),
+    ("GET", "/api/v1/pods?watch=1&resourceVersion=abc", "", "", 422, "Invalid", "resourceVersion: Invalid value: \"abc\""),
+    ("GET", "/api/v1/namespaces/default/pods/a/log?tailLines=-1", "", "", 422, "Invalid", "tailLines: Invalid value: -1"),
 ];
 
 #[test]

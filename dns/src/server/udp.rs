@@ -7,7 +7,10 @@ use std::{
     io::{IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, Shutdown, SockaddrStorage, recvmmsg, sendmmsg, sendto, shutdown};
@@ -26,17 +29,29 @@ const LARGEST_QUERY: usize = 4096;
 /// Serves a socket until the component is stopped.
 pub(super) async fn serve(server: Arc<Server>, socket: UdpSocket) {
     let (ctx, socket) = (server.ctx.clone(), Arc::new(socket));
-    let mut worker = {
-        let socket = socket.clone();
-        tokio::task::spawn_blocking(move || Worker::new(server, socket).run())
-    };
+    let end = End { socket: socket.clone(), said: Arc::default() };
+    let said = end.said.clone();
+    let mut worker = tokio::task::spawn_blocking(move || Worker::new(server, socket).run(&said));
     tokio::select! {
         () = ctx.stopped() => {
-            // Wakes the thread; that there is no connection is said, but only then.
-            let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
+            drop(end);
             let _ = worker.await;
         }
         _ = &mut worker => {}
+    }
+}
+
+/// Ends a worker when it is dropped, be it with the runtime, which waits for its threads.
+struct End {
+    socket: Arc<UdpSocket>,
+    said: Arc<AtomicBool>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.said.store(true, Ordering::Release);
+        // Wakes the thread; that there is no connection is said, but only then.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
     }
 }
 
@@ -61,14 +76,14 @@ impl Worker {
         }
     }
 
-    fn run(mut self) {
+    fn run(mut self, end: &AtomicBool) {
         let mut packets = Box::new([[0; LARGEST_QUERY]; BATCH]);
         let mut headers = MultiHeaders::preallocate(BATCH, None);
         loop {
             let mut slices = packets.each_mut().map(|packet| [IoSliceMut::new(packet)]);
             // Waits for a packet and takes what is there by then.
             let received = recvmmsg(self.socket.as_raw_fd(), &mut headers, &mut slices, MsgFlags::MSG_WAITFORONE, None);
-            if self.server.ctx.is_stopped() {
+            if end.load(Ordering::Acquire) {
                 return;
             }
             // An error is about a client that went away; the next packet is another's.

@@ -7,7 +7,7 @@ use http::{Request, StatusCode, header};
 use pharos_transport::{Body, Response};
 use serde::Deserialize;
 
-use super::{Answer, LogsHandler, Refusal};
+use super::{Answer, LogsHandler, PushedBy, Refusal};
 use crate::{
     entry::{Entry, Labels, Stream},
     index::Batch,
@@ -45,6 +45,12 @@ pub(super) async fn push(handler: &LogsHandler, request: Request<Bytes>) -> Answ
             });
         }
     };
+    if let Some(PushedBy(node)) = request.extensions().get()
+        && let Some(entry) = entries.iter().find(|entry| entry.stream.labels.get("node") != Some(node.as_str()))
+    {
+        let message = format!("node {node:?} may not push lines of {}", entry.stream.labels);
+        return Err(Refusal { status: StatusCode::FORBIDDEN, message });
+    }
     let mut entries = entries.into_iter().peekable();
     while entries.peek().is_some() {
         let batch = Batch { entries: entries.by_ref().take(BATCH).collect(), positions: Vec::new() };

@@ -27,7 +27,8 @@ use crate::{
     Result,
     entry::{Entry, Labels, Stream},
     error::io,
-    index::{Batch, Index},
+    index::Batch,
+    inputs::Sink,
     metrics::Source,
     wal::Positions,
 };
@@ -53,13 +54,12 @@ struct Changes {
     notify: Notify,
 }
 
-/// Starts to follow the files below the configured directory.
+/// Starts to follow the files below a directory.
 ///
 /// # Errors
 /// When the directory cannot be made or watched.
-pub(crate) fn containers(index: Arc<Index>, client: kube::Client, ctx: &Ctx) -> Result<JoinHandle<()>> {
-    let root = index.config.pod_logs_dir.clone();
-    fs::create_dir_all(&root).map_err(io("make", &root))?;
+pub(crate) fn containers<S: Sink>(sink: Arc<S>, root: &Path, client: kube::Client, ctx: &Ctx) -> Result<JoinHandle<()>> {
+    fs::create_dir_all(root).map_err(io("make", root))?;
     let changes = Arc::new(Changes::default());
     let told = changes.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -72,22 +72,22 @@ pub(crate) fn containers(index: Arc<Index>, client: kube::Client, ctx: &Ctx) -> 
         }
         told.notify.notify_one();
     })?;
-    watcher.watch(&root, RecursiveMode::Recursive)?;
-    let node = index.config.node.clone();
+    watcher.watch(root, RecursiveMode::Recursive)?;
+    let node = sink.node().to_owned();
     let selector = match node.as_str() {
         "" => watcher::Config::default(),
         node => watcher::Config::default().fields(&format!("spec.nodeName={node}")),
     };
     let pods = Informer::start(ctx, Api::<Pod>::all(client), selector);
-    let follower = Follower { positions: index.positions(), root, node, pods, tails: HashMap::new(), lost: 0 };
+    let follower = Follower { positions: sink.positions(), root: root.to_owned(), node, pods, tails: HashMap::new(), lost: 0 };
     let ctx_ = ctx.clone();
     Ok(ctx.spawn("containers", async move {
         let _watcher = watcher; // Watches until dropped.
-        follow(follower, &index, &changes, &ctx_).await;
+        follow(follower, &sink, &changes, &ctx_).await;
     }))
 }
 
-async fn follow(mut follower: Follower, index: &Arc<Index>, changes: &Changes, ctx: &Ctx) {
+async fn follow<S: Sink>(mut follower: Follower, sink: &Arc<S>, changes: &Changes, ctx: &Ctx) {
     let mut dirty = BTreeSet::from([PathBuf::new()]);
     // Directories to look at once more, and when.
     let mut again: Option<(Instant, BTreeSet<PathBuf>)> = None;
@@ -120,10 +120,10 @@ async fn follow(mut follower: Follower, index: &Arc<Index>, changes: &Changes, c
         // Fails only when the runtime is going down.
         let Ok((returned, pass)) = pass.await else { return };
         follower = returned;
-        index.metrics.container_files.set(i64::try_from(follower.tails.len()).unwrap_or(i64::MAX));
-        index.metrics.container_lost.inc_by(std::mem::take(&mut follower.lost));
+        sink.metrics().container_files.set(i64::try_from(follower.tails.len()).unwrap_or(i64::MAX));
+        sink.metrics().container_lost.inc_by(std::mem::take(&mut follower.lost));
         if !pass.batch.entries.is_empty() || !pass.batch.positions.is_empty() {
-            index.append(Source::Container, pass.batch).await;
+            sink.append(Source::Container, pass.batch).await;
         }
         dirty = pass.more;
         let fresh: Vec<_> = pass.again.into_iter().filter(|path| !repeated.contains(path)).collect();

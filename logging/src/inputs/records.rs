@@ -7,7 +7,8 @@ use pharos_telemetry::{
 
 use crate::{
     entry::{Entry, Labels, Stream},
-    index::{Batch, Index},
+    index::Batch,
+    inputs::Sink,
     metrics::Source,
 };
 
@@ -18,7 +19,7 @@ const BATCH: usize = 512;
 type Streams = HashMap<(String, tracing::Level), Arc<Stream>>;
 
 /// Stores what components log until told to stop, and then what is left.
-pub(crate) async fn records(index: &Arc<Index>, records: &mut Records, ctx: &Ctx) {
+pub(crate) async fn records<S: Sink>(sink: &Arc<S>, records: &mut Records, ctx: &Ctx) {
     let mut streams = Streams::new();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -31,8 +32,9 @@ pub(crate) async fn records(index: &Arc<Index>, records: &mut Records, ctx: &Ctx
             // Whoever logs is gone: nothing more will come.
             return ctx.stopped().await;
         }
-        let entries = batch.drain(..).map(|record| entry(&index.config.node, &mut streams, &record)).collect();
-        index.append(Source::Component, Batch { entries, positions: Vec::new() }).await;
+        let taken = batch.drain(..).filter(|record| sink.takes(record));
+        let entries = taken.map(|record| entry(sink.node(), &mut streams, &record)).collect();
+        sink.append(Source::Component, Batch { entries, positions: Vec::new() }).await;
     }
 }
 

@@ -202,18 +202,19 @@ impl Api {
             namespace = info.namespace,
             name = info.name
         );
-        let refusals = negotiate::of_status(request.headers());
+        // Looked at only if there is something to refuse.
+        let accept: Vec<HeaderValue> = request.headers().get_all(http::header::ACCEPT).iter().cloned().collect();
         let trusted = request.extensions_mut().remove::<Trusted>();
         let answered =
             AssertUnwindSafe(self.admitted(request, trusted, &info, &query, &labels).instrument(span)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::status(&status, refusals),
+            Ok(Err(status)) => respond::status(&status, negotiate::of_status(&accept)),
             Err(_) => {
                 self.0.metrics.panics.inc();
                 tracing::error!(request_id = audit_id, verb = info.verb, kind = info.resource, "request panicked");
                 let text = format!("\"{} {}\": apiserver panic'd on {}", info.verb, info.path, info.path);
-                respond::status(&status::internal(text), refusals)
+                respond::status(&status::internal(text), negotiate::of_status(&accept))
             }
         };
         let size = http_body::Body::size_hint(response.body()).exact();
@@ -432,7 +433,7 @@ impl Api {
 async fn answer(call: &Call) -> Result<Response, Status> {
     let mut response = match verbs::dispatch(call).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status, negotiate::of_status(&call.headers)),
+        Err(status) => respond::status(&status, negotiate::of_status(call.headers.get_all(http::header::ACCEPT))),
     };
     for text in call.warnings.lock().drain(..) {
         respond::warn(&mut response, &text);

@@ -7,6 +7,8 @@ use pharos_transport::pki::Identity;
 /// Settings of the API server, with kube-apiserver's names and defaults where it has them.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The commit that the binary was built from, as `/version` tells it. Default empty: unknown.
+    pub git_commit: &'static str,
     /// The Service networks in CIDR notation, one or two (IPv4 and IPv6), the primary first. Default `10.43.0.0/16`.
     pub service_cluster_ip_range: Vec<String>,
     /// The ports Services of type NodePort get. Default 30000–32767.
@@ -43,6 +45,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            git_commit: "",
             service_cluster_ip_range: vec!["10.43.0.0/16".into()],
             service_node_port_range: 30_000..=32_767,
             advertise_address: IpAddr::from([127, 0, 0, 1]),

@@ -25,8 +25,8 @@ pub(crate) fn are_served(kind: &Kind, bytes: &[u8]) -> bool {
         return is_served_as_stored(kind);
     }
     // Maps are written in the order of their keys; where that does not hold, the object is parsed, and no harm done.
-    let start = format!("{{\"apiVersion\":\"{}\",", kind.api_version());
-    bytes.starts_with(start.as_bytes())
+    let parts = [b"{\"apiVersion\":\"", kind.group.as_bytes(), b"/", kind.version.as_bytes(), b"\","];
+    parts.into_iter().try_fold(bytes, |rest, part| rest.strip_prefix(part)).is_some()
 }
 
 /// Turns a stored object into one of the version asked for.

@@ -1,6 +1,6 @@
 //! Which representation a client gets: `Accept` in, [`Output`] out.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,11 @@ impl MediaRange {
 
 /// The media ranges of `Accept`, best first; a missing header means anything.
 pub(crate) fn ranges(headers: &HeaderMap) -> Vec<MediaRange> {
-    let text = headers.get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    parse(headers.get_all(http::header::ACCEPT))
+}
+
+fn parse<'a>(accept: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<MediaRange> {
+    let text = accept.into_iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
     let mut ranges: Vec<MediaRange> = text.split(',').map(str::trim).filter(|r| !r.is_empty()).map(range).collect();
     if ranges.is_empty() {
         ranges.push(range("*/*"));
@@ -107,9 +111,10 @@ fn format(range: &MediaRange, protobuf: bool) -> Option<Format> {
     }
 }
 
-/// How a refusal is written: in the format the client likes best, or JSON where it likes none of ours.
-pub(crate) fn of_status(headers: &HeaderMap) -> Output {
-    let format = ranges(headers).iter().find_map(|range| format(range, true)).unwrap_or(Format::Json);
+/// How a refusal is written, by the values of `Accept`: in the format the client likes best, or JSON where it likes none of
+/// ours.
+pub(crate) fn of_status<'a>(accept: impl IntoIterator<Item = &'a HeaderValue>) -> Output {
+    let format = parse(accept).iter().find_map(|range| format(range, true)).unwrap_or(Format::Json);
     Output { format, ..Output::JSON }
 }
 

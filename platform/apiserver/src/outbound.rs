@@ -186,14 +186,20 @@ pub(crate) fn service_target(
     Ok(target)
 }
 
-/// An error and its causes, the commonest in upstream's words.
-pub(crate) fn reason(error: &dyn std::error::Error) -> String {
+/// An error and its causes.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let _ = write!(text, ": {cause}");
         source = cause.source();
     }
+    text
+}
+
+/// An error and its causes, the commonest in upstream's words.
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = causes(error);
     if text.contains("UnknownIssuer") {
         text.push_str(": tls: failed to verify certificate: x509: certificate signed by unknown authority");
     }

@@ -20,6 +20,7 @@ use crate::{
 mod binding;
 pub(crate) mod connect;
 mod eviction;
+mod log_options;
 mod review;
 pub(crate) mod scale;
 mod token;

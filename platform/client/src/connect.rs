@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use kube::{
     client::Body,
     config::{AuthInfo, Kubeconfig},
 };
+use parking_lot::RwLock;
 use tower::{BoxError, Service};
 
 /// What a remote component proves its identity with. Secret material: never logged.
@@ -58,6 +59,47 @@ pub fn https(server: Uri, ca_pem: &str, credentials: Credentials) -> kube::Resul
         Credentials::Token(token) => AuthInfo { token: Some(token.into()), ..AuthInfo::default() },
     };
     Client::try_from(config)
+}
+
+/// A client over HTTPS whose credentials can be replaced while it is in use. Cheap to clone.
+#[derive(Clone)]
+pub struct Renewable {
+    server: Uri,
+    ca_pem: Arc<str>,
+    /// Held for a look or a change, never across a wait.
+    current: Arc<RwLock<Client>>,
+}
+
+impl Renewable {
+    /// Like [`https`].
+    ///
+    /// # Errors
+    /// When the certificate or the credentials cannot be used.
+    pub fn new(server: Uri, ca_pem: &str, credentials: Credentials) -> kube::Result<Self> {
+        let current = https(server.clone(), ca_pem, credentials)?;
+        Ok(Self { server, ca_pem: ca_pem.into(), current: Arc::new(RwLock::new(current)) })
+    }
+
+    /// A client that sends each request with the credentials of that moment.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let current = self.current.clone();
+        in_process(tower::service_fn(move |request: Request<Body>| {
+            let client = current.read().clone();
+            async move { client.send(request).await }
+        }))
+    }
+
+    /// Uses other credentials from now on, over new connections. Answers that are coming in, such as watches, end as they
+    /// would have.
+    ///
+    /// # Errors
+    /// When the credentials cannot be used; the old ones stay.
+    pub fn replace(&self, credentials: Credentials) -> kube::Result<()> {
+        let next = https(self.server.clone(), &self.ca_pem, credentials)?;
+        *self.current.write() = next;
+        Ok(())
+    }
 }
 
 /// The DER bytes of each certificate in a PEM text.

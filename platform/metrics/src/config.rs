@@ -42,6 +42,8 @@ pub struct Sources {
     pub registries: Registries,
     /// TLS towards the kubelets (`pharos_transport::pki::client_config`). `None`: kubelets are not scraped over HTTPS.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Components that run on each node beside its kubelet, which serves their metrics at `/metrics/components/NAME`.
+    pub node_components: Vec<String>,
     /// TLS towards pods and services annotated with `prometheus.io/scheme: https`. `None`: these targets are down.
     pub pod_tls: Option<Arc<rustls::ClientConfig>>,
 }

@@ -29,6 +29,7 @@ use prometheus::Registry;
 use tokio::sync::Notify;
 
 pub use api::MetricsHandler;
+pub use collect::node::Collector as NodeCollector;
 pub use config::{Config, Sources};
 pub use error::{Error, Result};
 pub use resource_metrics::ResourceMetricsHandler;

@@ -31,7 +31,7 @@ use crate::{
     pod_status::Failure,
     pod_worker::{self, Handle, sandbox},
     references::References,
-    server::{Server, ServerTls},
+    server::{Components, Server, ServerTls},
     volumes,
 };
 
@@ -45,6 +45,7 @@ pub struct Kubelet {
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn PodNetwork>,
     tls: Option<ServerTls>,
+    components: Option<Components>,
     metrics: Metrics,
     /// The running part, for whoever reads its metrics in this process.
     current: Arc<RwLock<Option<Arc<Core>>>>,
@@ -67,7 +68,13 @@ impl Kubelet {
             config.node_name = Machine::read(&config).hostname;
         }
         let metrics = Metrics::new(registry)?;
-        Ok(Self { config, client, runtime, network, tls, metrics, current: Arc::default() })
+        Ok(Self { config, client, runtime, network, tls, components: None, metrics, current: Arc::default() })
+    }
+
+    /// Serves the metrics of what runs beside the kubelet too, below `/metrics/components/`.
+    #[must_use]
+    pub fn with_components(self, components: Components) -> Self {
+        Self { components: Some(components), ..self }
     }
 
     /// Reads the metrics of containers, for the collector in this process.
@@ -202,7 +209,7 @@ impl Component for Kubelet {
 
         core.recorder.normal(&node::regarding(&core), "Starting", "Starting kubelet.");
         let server = match &self.tls {
-            Some(tls) => Some(Server::bind(core.clone(), tls).await?),
+            Some(tls) => Some(Server::bind(core.clone(), tls, self.components.clone()).await?),
             None => None,
         };
         node::register(&core).await;

@@ -39,4 +39,4 @@ mod server; // The HTTP API.
 pub use config::Config;
 pub use error::{Error, Result};
 pub use kubelet::{ContainerMetrics, Kubelet};
-pub use server::ServerTls;
+pub use server::{Components, ServerTls};

@@ -94,33 +94,33 @@ impl Metrics {
             pod_start: registry.histogram(
                 "kubelet_pod_start_duration_seconds",
                 "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
-                &START,
+                START,
             )?,
             pod_start_sli: registry.histogram(
                 "kubelet_pod_start_sli_duration_seconds",
                 "Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
-                &START,
+                START,
             )?,
             pod_start_total: registry.histogram(
                 "kubelet_pod_start_total_duration_seconds",
                 "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
-                &START,
+                START,
             )?,
             pod_worker: registry.histograms(
                 "kubelet_pod_worker_duration_seconds",
                 "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync",
-                &LATENCY,
+                LATENCY,
                 &["operation_type"],
             )?,
             pod_worker_start: registry.histogram(
                 "kubelet_pod_worker_start_duration_seconds",
                 "Duration in seconds from kubelet seeing a pod to starting a worker.",
-                &LATENCY,
+                LATENCY,
             )?,
             status_sync: registry.histogram(
                 "kubelet_pod_status_sync_duration_seconds",
                 "Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.",
-                &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0],
+                [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0],
             )?,
             started_pods: registry.counter("kubelet_started_pods_total", "Cumulative number of pods started")?,
             started_pods_errors: registry.counters(
@@ -141,7 +141,7 @@ impl Metrics {
             image_pull: registry.histograms(
                 "kubelet_image_pull_duration_seconds",
                 "Duration in seconds to pull an image.",
-                &[1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0],
+                [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0],
                 &["image_size_in_bytes"],
             )?,
             runtime_operations: registry.counters(

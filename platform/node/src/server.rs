@@ -33,6 +33,9 @@ pub struct ServerTls {
     pub client_roots: Arc<RootCertStore>,
 }
 
+/// The metrics of another component of this process, by its name, as text; `None`: there is no such component. May block.
+pub type Components = Arc<dyn Fn(&str) -> Option<Result<String, prometheus::Error>> + Send + Sync>;
+
 /// The server, listening.
 pub(crate) struct Server {
     front: Front,
@@ -42,6 +45,7 @@ pub(crate) struct Server {
 /// What answers.
 struct KubeletApi {
     core: Arc<Core>,
+    components: Option<Components>,
     auth: auth::Auth,
 }
 
@@ -50,7 +54,7 @@ struct Refusal(StatusCode, String);
 
 impl Server {
     /// Listens; nothing is accepted before [`Server::serve`].
-    pub(crate) async fn bind(core: Arc<Core>, tls: &ServerTls) -> Result<Self> {
+    pub(crate) async fn bind(core: Arc<Core>, tls: &ServerTls, components: Option<Components>) -> Result<Self> {
         let front = Front::bind(FrontConfig {
             addresses: vec![SocketAddr::new(core.config.address, core.config.port)],
             tls: Some(Tls { certificate: tls.certificate.clone(), client_roots: Some(tls.client_roots.clone()) }),
@@ -58,7 +62,7 @@ impl Server {
         })
         .await
         .map_err(Error::Serve)?;
-        Ok(Self { front, api: Arc::new(KubeletApi { auth: auth::Auth::new(core.client.clone()), core }) })
+        Ok(Self { front, api: Arc::new(KubeletApi { auth: auth::Auth::new(core.client.clone()), core, components }) })
     }
 
     /// Serves until the kubelet stops.
@@ -156,6 +160,7 @@ impl KubeletApi {
             ["metrics", "cadvisor"] => metrics(cadvisor::text(core).await),
             ["metrics", "resource"] => metrics(resource::text(core).await),
             ["metrics", "probes"] => metrics(probes(core)?),
+            ["metrics", "components", name] => self.component(name).await?,
             ["stats", "summary"] => json(&stats::summary(core, flag(&query, "only_cpu_and_memory")).await),
             ["containerLogs", namespace, pod, container] => self.logs(namespace, pod, container, &query).await?,
             ["run", namespace, pod, container] | ["run", namespace, pod, _, container] if parts.method == Method::POST => {
@@ -166,6 +171,17 @@ impl KubeletApi {
             }
             _ => return Err(Refusal(StatusCode::NOT_FOUND, "404 page not found".to_owned())),
         })
+    }
+
+    /// Pharos' own: what runs beside the kubelet in this process has no HTTP server of its own.
+    async fn component(&self, name: &str) -> std::result::Result<Response, Refusal> {
+        let unknown = || Refusal(StatusCode::NOT_FOUND, format!("component \"{name}\" not found"));
+        let components = self.components.clone().ok_or_else(unknown)?;
+        let wanted = name.to_owned();
+        let page =
+            tokio::task::spawn_blocking(move || components(&wanted)).await.map_err(|error| internal(&error.to_string()))?;
+        let page = page.ok_or_else(unknown)?.map_err(|error| internal(&error.to_string()))?;
+        Ok(metrics(page))
     }
 
     async fn logs(

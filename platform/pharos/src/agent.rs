@@ -4,7 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use http::Uri;
-use pharos_client::Credentials;
+use pharos_client::{Credentials, Renewable};
+use pharos_logging::{LogShipper, ShipperConfig};
 use pharos_telemetry::{Backoff, Clock, Component, Ctx, Registries, Supervisor, health::Health};
 use pharos_transport::pki::{Identity, Issued};
 use rustls::{
@@ -16,7 +17,7 @@ use crate::{
     cli::AgentOptions,
     files::{self, Layout},
     join::{self, Cluster, Joined},
-    logging, node, server,
+    logging, node, observe, server,
 };
 
 /// Runs a node until it is told to stop.
@@ -24,8 +25,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let (name, address) = (node::name(&options.node)?, node::address(&options.node)?);
     let registries = Registries::default();
     let (records, traces) = logging::init(&options.node, &registries, &name)?;
-    // An agent has no log index: its records are on standard error.
-    drop(records);
+    server::process_metrics(&registries)?;
     let mut supervisor = Supervisor::new(registries.clone(), Health::default(), Clock::system());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, server = options.server, "starting");
 
@@ -42,21 +42,29 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         }
     };
     let server: Uri = options.server.parse().with_context(|| format!("--server {}", options.server))?;
-    let credentials =
-        Credentials::Certificate { chain_pem: state.client.certificate_pem.clone(), key_pem: state.client.key_pem.clone() };
-    let client = pharos_client::https(server, &state.ca, credentials)?;
+    let api = Renewable::new(server, &state.ca, credentials(&state.client))?;
+    let client = api.client();
     let serving = Identity::from_pem(state.serving)?;
-    supervisor
-        .start(Renewal {
-            client: client.clone(),
-            folder,
-            node: name.clone(),
-            address,
-            ca: state.ca.clone(),
-            serving: serving.clone(),
-            own: Identity::from_pem(state.client)?,
-        })
-        .await?;
+    let renewal = Renewal {
+        api,
+        folder,
+        node: name.clone(),
+        address,
+        ca: state.ca.clone(),
+        serving: serving.clone(),
+        own: Identity::from_pem(state.client)?,
+    };
+    supervisor.start(renewal).await?;
+
+    let layout = Layout(options.node.data_dir.clone());
+    let logs = ShipperConfig {
+        data_dir: layout.log_spool(),
+        node: name.clone(),
+        pod_logs_dir: layout.pod_logs(),
+        push_path: observe::PUSH_PATH.to_owned(),
+        ..ShipperConfig::default()
+    };
+    supervisor.start(LogShipper::new(logs, records, client.clone(), &registries.of(LogShipper::NAME))?).await?;
 
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(state.ca.as_bytes()).context("read the CA's certificate")?)?;
@@ -111,9 +119,14 @@ impl State {
         let text = |name: &str| {
             std::fs::read_to_string(folder.join(name)).with_context(|| format!("read {}", folder.join(name).display()))
         };
+        let pair = |name: &str| {
+            let both = text(name)?;
+            let key = both.find("-----BEGIN PRIVATE KEY-----").with_context(|| format!("{name} holds no key"))?;
+            anyhow::Ok(Issued { certificate_pem: both[..key].to_owned(), key_pem: both[key..].to_owned() })
+        };
         Ok(Some(Self {
-            client: Issued { certificate_pem: text("client.crt")?, key_pem: text("client.key")? },
-            serving: Issued { certificate_pem: text("kubelet.crt")?, key_pem: text("kubelet.key")? },
+            client: pair("client.pem")?,
+            serving: pair("kubelet.pem")?,
             ca: text("ca.crt")?,
             cluster: serde_json::from_str(&text("cluster.json")?).with_context(|| format!("parse {}", settings.display()))?,
         }))
@@ -121,20 +134,24 @@ impl State {
 
     fn write(folder: &Path, joined: Joined, ca: &str) -> anyhow::Result<Self> {
         let file = |name: &str, text: &str| files::write(&folder.join(name), text, 0o600);
-        file("client.crt", &joined.client.certificate_pem)?;
-        file("client.key", &joined.client.key_pem)?;
-        file("kubelet.crt", &joined.serving.certificate_pem)?;
-        file("kubelet.key", &joined.serving.key_pem)?;
+        // A certificate and its key are in one file, or a renewal that is interrupted would leave two that do not fit.
+        let pair = |name: &str, issued: &Issued| file(name, &format!("{}{}", issued.certificate_pem, issued.key_pem));
+        pair("client.pem", &joined.client)?;
+        pair("kubelet.pem", &joined.serving)?;
         file("ca.crt", ca)?;
         file("cluster.json", &serde_json::to_string_pretty(&joined.cluster)?)?;
         Ok(Self { client: joined.client, serving: joined.serving, ca: ca.to_owned(), cluster: joined.cluster })
     }
 }
 
-/// Renews the node's certificates before they run out. The kubelet's serving certificate is replaced while it serves; the client
-/// certificate is used from the next start on.
-struct Renewal {
-    client: kube::Client,
+fn credentials(issued: &Issued) -> Credentials {
+    Credentials::Certificate { chain_pem: issued.certificate_pem.clone(), key_pem: issued.key_pem.clone() }
+}
+
+/// Renews the node's certificates before they run out, and has them used at once: by the kubelet's server, and by all clients of
+/// the API.
+pub struct Renewal {
+    api: Renewable,
     folder: std::path::PathBuf,
     node: String,
     address: std::net::IpAddr,
@@ -182,11 +199,15 @@ impl Component for Renewal {
 impl Renewal {
     async fn renew(&self) -> anyhow::Result<()> {
         let names = vec![self.node.clone(), "localhost".into()];
-        let joined = join::request(&self.client, &self.node, names, vec![self.address, [127, 0, 0, 1].into()]).await?;
+        let joined = join::request(&self.api.client(), &self.node, names, vec![self.address, [127, 0, 0, 1].into()]).await?;
         let state = State::write(&self.folder, joined, &self.ca)?;
         self.serving.replace(state.serving)?;
+        self.api.replace(credentials(&state.client))?;
         self.own.replace(state.client)?;
         tracing::info!(node = self.node, "certificates renewed");
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,12 @@ pub struct NodeOptions {
     /// What runs the containers
     #[arg(long, env = "PHAROS_RUNTIME", value_enum, default_value = "embedded", overrides_with = "runtime")]
     pub runtime: Runtime,
+    /// Socket of the Docker Engine, with `--runtime docker` [default: /var/run/docker.sock]
+    #[arg(long, env = "PHAROS_CONTAINER_RUNTIME_ENDPOINT", overrides_with = "container_runtime_endpoint")]
+    pub container_runtime_endpoint: Option<String>,
+    /// The resolvers of this machine, for its cluster DNS and for pods of `dnsPolicy: Default` [default: /etc/resolv.conf]
+    #[arg(long, env = "PHAROS_RESOLV_CONF", overrides_with = "resolv_conf")]
+    pub resolv_conf: Option<PathBuf>,
     /// Port of the kubelet's HTTPS endpoint
     #[arg(long, env = "PHAROS_KUBELET_PORT", default_value_t = 10250, overrides_with = "kubelet_port")]
     pub kubelet_port: u16,

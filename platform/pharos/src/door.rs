@@ -13,6 +13,8 @@ pub struct Door {
     pub addresses: Vec<SocketAddr>,
     pub identity: Arc<Identity>,
     pub client_roots: Arc<RootCertStore>,
+    /// Other certificates of this process that are to be renewed while it runs.
+    pub renewed: Vec<Arc<Identity>>,
 }
 
 impl Component for Door {
@@ -23,13 +25,15 @@ impl Component for Door {
         let tls = Tls { certificate: self.identity.clone(), client_roots: Some(self.client_roots.clone()) };
         let config = FrontConfig { addresses: self.addresses.clone(), tls: Some(tls), limits: Limits::default() };
         let front = Front::bind(config).await?;
-        let (identity, stopped) = (self.identity.clone(), ctx.clone());
-        ctx.spawn("renew certificate", async move {
-            tokio::select! {
-                () = identity.renew() => {}
-                () = stopped.stopped() => {}
-            }
-        });
+        for identity in self.renewed.iter().chain([&self.identity]) {
+            let (identity, stopped) = (identity.clone(), ctx.clone());
+            ctx.spawn("renew certificate", async move {
+                tokio::select! {
+                    () = identity.renew() => {}
+                    () = stopped.stopped() => {}
+                }
+            });
+        }
         ctx.ready();
         front.serve(Arc::new(self.api.clone()), ctx.token()).await;
         Ok(())

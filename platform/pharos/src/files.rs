@@ -72,6 +72,11 @@ impl Layout {
         if self.0 == Path::new("/var/lib/pharos") { "/var/log/pods".into() } else { self.0.join("agent/logs") }
     }
 
+    /// Log lines that wait for the server.
+    pub fn log_spool(&self) -> PathBuf {
+        self.0.join("agent/log-spool")
+    }
+
     /// What the pod network keeps.
     pub fn network(&self) -> PathBuf {
         self.0.join("agent/network")

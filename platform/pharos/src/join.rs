@@ -22,7 +22,7 @@ use pharos_transport::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::commands::token::GROUP;
+use crate::{commands::token::GROUP, observe::PUSH_PATH};
 
 /// Where nodes post to.
 pub const PREFIX: &str = "/v1-pharos";
@@ -143,6 +143,12 @@ pub async fn publish(client: &Client, ca_pem: &str, server: &str) -> anyhow::Res
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}]}),
         json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "pharos:node-join"},
             "rules": [{"nonResourceURLs": [format!("{PREFIX}{PATH}")], "verbs": ["post"]}]}),
+        // What is logged on a node is sent to the log index of the server, which holds each line against the node's name.
+        json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "pharos:node-logs"},
+            "rules": [{"nonResourceURLs": [PUSH_PATH], "verbs": ["post"]}]}),
+        json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "pharos:node-logs"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "pharos:node-logs"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]}),
         // The cluster DNS of a node reads with the node's own credentials.
         json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "pharos:node-dns"},
             "rules": [

@@ -8,14 +8,22 @@ use std::{
 
 use anyhow::Context as _;
 use pharos_dns::Dns;
+use pharos_logging::LogShipper;
+use pharos_metrics::NodeCollector;
 use pharos_network::{Backend, BridgeConfig, BridgeNetwork, PodRoutes, ProxyConfig, RoutesConfig, ServiceProxy};
-use pharos_node::{Config, Kubelet, ServerTls};
+use pharos_node::{Components, Config, Kubelet, ServerTls};
 use pharos_runtime::{Docker, DockerConfig, Embedded, EmbeddedConfig, Runtime};
 use pharos_telemetry::{Component as _, Registries, Supervisor};
 use pharos_transport::pki::Identity;
 use rustls::RootCertStore;
 
-use crate::{cli::NodeOptions, files::Layout, image_socket::ImageSocket, join::Cluster};
+use crate::{agent::Renewal, cli::NodeOptions, files::Layout, image_socket::ImageSocket, join::Cluster};
+
+/// What runs on a node beside its kubelet, which serves the metrics of it to the server's collector.
+pub const COMPONENTS: [&str; 8] =
+    ["pharos", ServiceProxy::NAME, Dns::NAME, PodRoutes::NAME, ImageSocket::NAME, Renewal::NAME, LogShipper::NAME, NODE_EXPORTER];
+/// The machine itself.
+const NODE_EXPORTER: &str = "node-exporter";
 
 /// This node's name: as asked for, or the host's, in lower case as node names are.
 pub fn name(options: &NodeOptions) -> anyhow::Result<String> {
@@ -71,11 +79,16 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
         supervisor.launch(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?)?;
     }
     if let Some(client) = machine.dns {
+        let mut forward = pharos_dns::Forward::default();
+        if let Some(file) = &machine.options.resolv_conf {
+            forward.resolv_conf = file.clone();
+        }
         let networks = [&machine.cluster.cluster_cidr, &machine.cluster.service_cidr];
         let config = pharos_dns::Config {
             cluster_domain: machine.cluster.cluster_domain.clone(),
             cluster_cidrs: networks.iter().flat_map(|n| n.split(',')).map(str::to_owned).collect(),
             cluster_dns: vec![machine.cluster.cluster_dns],
+            forward,
             ..pharos_dns::Config::default()
         };
         supervisor.launch(Dns::new(config, client, &registries.of("coredns"))?)?;
@@ -96,12 +109,22 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
         port: machine.options.kubelet_port,
         cluster_dns: vec![machine.cluster.cluster_dns.to_string()],
         cluster_domain: machine.cluster.cluster_domain.clone(),
+        resolv_conf: machine.options.resolv_conf.clone(),
         ..Config::default()
     };
     let tls = ServerTls { certificate: machine.serving, client_roots: machine.client_roots };
     let kubelet = Kubelet::new(config, machine.client, runtime, network, Some(tls), &registries.of("kubelet"))?;
-    supervisor.launch(kubelet)?;
+    supervisor.launch(kubelet.with_components(components(&machine.name, registries)))?;
     Ok(())
+}
+
+/// The metrics of [`COMPONENTS`], and of nothing else: who may ask a kubelet need not be allowed to ask the API server.
+fn components(node: &str, registries: &Registries) -> Components {
+    let (machine, registries) = (NodeCollector::new(node.to_owned()), registries.clone());
+    Arc::new(move |name: &str| match name {
+        NODE_EXPORTER => Some(Ok(machine.page())),
+        name => COMPONENTS.contains(&name).then(|| registries.encode(name)).flatten(),
+    })
 }
 
 async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<dyn Runtime>> {
@@ -115,6 +138,11 @@ async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<d
     }
     match options.runtime {
         crate::cli::Runtime::Embedded => {
+            let endpoint = &options.container_runtime_endpoint;
+            anyhow::ensure!(
+                endpoint.is_none(),
+                "--container-runtime-endpoint: the embedded runtime has none; say --runtime docker"
+            );
             let config = EmbeddedConfig {
                 root: layout.runtime(),
                 state,
@@ -125,7 +153,10 @@ async fn runtime(options: &NodeOptions, layout: &Layout) -> anyhow::Result<Arc<d
             Ok(Arc::new(runtime))
         }
         crate::cli::Runtime::Docker => {
-            let config = DockerConfig { state, ..DockerConfig::default() };
+            let mut config = DockerConfig { state, ..DockerConfig::default() };
+            if let Some(endpoint) = &options.container_runtime_endpoint {
+                config.socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint).into();
+            }
             let runtime = Docker::open(config).await.context("reach the Docker Engine")?;
             Ok(Arc::new(runtime))
         }

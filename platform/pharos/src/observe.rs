@@ -5,16 +5,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pharos_apiserver::{Api, ApiGroup, Mount, authn::UserInfo};
-use pharos_logging::{Logging, LogsHandler};
+use pharos_logging::{Logging, LogsHandler, PushedBy};
 use pharos_metrics::{Metrics, MetricsHandler, ResourceMetricsHandler, Sources};
 use pharos_telemetry::{Registries, Supervisor, logs::Records};
 use pharos_transport::{Body, Io, Request, Response, pki};
 
 use crate::{
     cli::Part,
+    node,
     server::{Clients, Keys, Plan},
 };
 
+/// Where Loki's API is, and below it the one path that nodes may post to.
+const LOKI: &str = "/observe/loki";
+/// See [`LOKI`].
+pub const PUSH_PATH: &str = "/observe/loki/loki/api/v1/push";
 /// The longest form that a query may be posted as.
 const MAX_BODY: usize = 1 << 20;
 /// The largest push of log lines.
@@ -36,6 +41,7 @@ pub async fn start(
         let sources = Sources {
             registries: registries.clone(),
             kubelet_tls: Some(tls),
+            node_components: node::COMPONENTS.map(str::to_owned).into(),
             pod_tls: Some(pki::client_config_without_verification(None)?),
         };
         let client = clients.service_account("kube-system", "pharos-metrics");
@@ -54,7 +60,7 @@ pub async fn start(
         };
         let client = clients.of(UserInfo::service_account("kube-system", "pharos-logging", ""));
         let logging = Logging::new(config, records, client, &registries.of("logging"))?;
-        api.mount("/observe/loki", Arc::new(Loki(logging.handler())));
+        api.mount(LOKI, Arc::new(Loki(logging.handler())));
         supervisor.launch(logging)?;
     }
     Ok(())
@@ -86,7 +92,10 @@ impl Mount for Resource {
 
 #[async_trait::async_trait]
 impl Mount for Loki {
-    async fn handle(&self, request: Request) -> Response {
+    async fn handle(&self, mut request: Request) -> Response {
+        if let Some(node) = request.extensions().get().and_then(node_of) {
+            request.extensions_mut().insert(PushedBy(node));
+        }
         match whole(request, MAX_PUSH).await {
             Ok(request) => self.0.handle(request).await,
             Err(refusal) => *refusal,
@@ -96,6 +105,12 @@ impl Mount for Loki {
     async fn upgrade(&self, request: http::Request<()>, io: Io) {
         self.0.tail(request, io).await;
     }
+}
+
+/// The node that a user is, if it is one.
+fn node_of(user: &UserInfo) -> Option<String> {
+    let is_node = user.groups.iter().any(|group| group == "system:nodes");
+    user.username.strip_prefix("system:node:").filter(|_| is_node).map(str::to_owned)
 }
 
 /// The request with its body read.

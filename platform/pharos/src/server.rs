@@ -37,10 +37,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let (records, traces) = logging::init(&plan.options.node, &registries, &plan.node)?;
     let health = Health::default();
     let mut supervisor = Supervisor::new(registries.clone(), health.clone(), Clock::system());
-    registries
-        .of("pharos")
-        .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-        .context("register process metrics")?;
+    process_metrics(&registries)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = plan.node, "starting");
 
     let keys = Keys::load(&plan)?;
@@ -87,6 +84,12 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         traces.shutdown();
     }
     Ok(())
+}
+
+/// Adds what the kernel tells of this process.
+pub fn process_metrics(registries: &Registries) -> anyhow::Result<()> {
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    registries.of("pharos").register(Box::new(process)).context("register process metrics")
 }
 
 /// Waits for SIGTERM or SIGINT.
@@ -304,6 +307,7 @@ async fn start_api(
         Arc::new(move || registries.encode("apiserver").unwrap_or(Ok(String::new())))
     };
     let config = pharos_apiserver::Config {
+        git_commit: option_env!("PHAROS_COMMIT").unwrap_or_default(),
         service_cluster_ip_range: plan.cluster.service_cidr.split(',').map(str::to_owned).collect(),
         service_node_port_range: plan.node_ports.clone(),
         advertise_address: plan.advertise,
@@ -327,7 +331,13 @@ async fn start_api(
     supervisor.start(api.clone()).await?;
 
     let address = SocketAddr::new(plan.options.bind_address, plan.options.https_port);
-    let door = Door { api: api.clone(), addresses: vec![address], identity: keys.server.clone(), client_roots: keys.ca.roots() };
+    let door = Door {
+        api: api.clone(),
+        addresses: vec![address],
+        identity: keys.server.clone(),
+        client_roots: keys.ca.roots(),
+        renewed: vec![keys.kubelet.clone(), keys.kubelet_client.clone()],
+    };
     supervisor.start(door).await.with_context(|| format!("listen on {address}"))?;
     Ok(api)
 }

@@ -84,8 +84,9 @@ async fn forward(data: Stream, error: Stream, connect: impl Future<Output = Resu
         Err(why) => Some(why),
         Ok(mut target) => tokio::io::copy_bidirectional(&mut client, &mut target).await.err().map(|error| error.to_string()),
     };
-    // Whatever fails from here on, fails because the client left.
-    if let Some(why) = failure {
+    // Whatever fails from here on, fails because the client left. kubectl resets a stream once it has all of it, and takes any
+    // complaint for the end of the whole session.
+    if let Some(why) = failure.filter(|_| !client.writer().is_reset()) {
         let _ = complaint.write_all(why.as_bytes()).await;
     }
     let _ = complaint.shutdown().await;

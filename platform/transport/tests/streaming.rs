@@ -258,6 +258,15 @@ async fn check_port_forward(session: Session) {
     let open = |kind: &'static str, port: &'static str, id: &'static str| {
         session.open(headers(&[("streamtype", kind), ("port", port), ("requestid", id)]))
     };
+    // kubectl resets a stream that it is done with. It must hear no complaint: it would end the whole session.
+    let mut error = open("error", "80", "9").await.unwrap();
+    error.writer.shutdown().await.unwrap();
+    let mut data = open("data", "80", "9").await.unwrap();
+    data.writer.write_all(b"hello").await.unwrap();
+    data.reader.read_exact(&mut [0; 5]).await.unwrap();
+    data.writer.reset().await.unwrap();
+    assert_eq!(read(&mut error).await, "");
+
     for (port, id, echoes) in [("80", "0", true), ("81", "1", false), ("80", "2", true)] {
         let mut error = open("error", port, id).await.unwrap();
         error.writer.shutdown().await.unwrap();

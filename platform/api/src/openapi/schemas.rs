@@ -9,6 +9,8 @@ use super::{Format, gvk};
 use crate::registry::{Kind, KindSchema};
 use crate::schema::{Definition, Descriptions, ExtraRef, ListType, Property, Schema, Type, definition, definition_for};
 
+/// Where the API's conventions are told.
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
@@ -55,19 +57,20 @@ impl Schemas {
         }
         let name = custom_name(kind, &kind.list_kind());
         let items = self.kind(kind);
-        let meta = self.named(LIST_META);
-        let list = json!({
+        let mut list = json!({
             "description": format!("{} is a list of {}", kind.list_kind(), kind.kind),
             "type": "object",
             "required": ["items"],
             "properties": {
-                "apiVersion": {"type": "string"},
-                "kind": {"type": "string"},
-                "metadata": meta,
-                "items": {"description": format!("List of {}.", kind.plural), "type": "array", "items": items},
+                "items": {
+                    "description": format!("List of {}. More info: {CONVENTIONS}", kind.plural),
+                    "type": "array",
+                    "items": items,
+                },
             },
             "x-kubernetes-group-version-kind": [gvk(&kind.group, &kind.version, &kind.list_kind())],
         });
+        self.object_properties(&mut list["properties"], "io.k8s.api.core.v1.PodList", LIST_META);
         self.done.insert(name.clone(), list);
         self.link(&name)
     }
@@ -211,6 +214,21 @@ impl Schemas {
         out
     }
 
+    /// Gives a custom kind the properties that every object has, described as the built-in kind `model` describes them.
+    fn object_properties(&mut self, properties: &mut Value, model: &str, meta: &'static str) {
+        let meta = self.named(meta);
+        let described = |name: &str| -> Value {
+            let model = definition(model);
+            let at = model.and_then(|model| Some((model, model.schema.property_index(name)?)));
+            at.map_or("", |(model, at)| self.descriptions.property(model, at)).into()
+        };
+        properties["apiVersion"] = json!({"type": "string", "description": described("apiVersion")});
+        properties["kind"] = json!({"type": "string", "description": described("kind")});
+        let mut meta = if self.format == Format::V3 { json!({"allOf": [meta]}) } else { meta };
+        meta["description"] = described("metadata");
+        properties["metadata"] = meta;
+    }
+
     /// A custom resource's own schema, with what every object has.
     fn custom(&mut self, kind: &Kind, schema: &Schema) -> Value {
         let source = schema.owned_extra().and_then(|extra| extra.keywords.clone());
@@ -224,20 +242,10 @@ impl Schemas {
         if self.format == Format::V2 {
             custom::to_v2(&mut out);
         }
-        let meta = self.named(OBJECT_META);
-        let text = |position_of: &str| -> Value {
-            let pod = definition("io.k8s.api.core.v1.Pod");
-            let described = pod.and_then(|pod| Some((pod, pod.schema.property_index(position_of)?)));
-            let description = described.map_or("", |(pod, at)| self.descriptions.property(pod, at));
-            json!({"type": "string", "description": description})
-        };
-        let (api_version, kind_name) = (text("apiVersion"), text("kind"));
         if !out.get("properties").is_some_and(Value::is_object) {
             out["properties"] = json!({});
         }
-        out["properties"]["apiVersion"] = api_version;
-        out["properties"]["kind"] = kind_name;
-        out["properties"]["metadata"] = if self.format == Format::V3 { json!({"allOf": [meta]}) } else { meta };
+        self.object_properties(&mut out["properties"], "io.k8s.api.core.v1.Pod", OBJECT_META);
         out["x-kubernetes-group-version-kind"] = gvk;
         out
     }

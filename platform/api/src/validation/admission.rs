@@ -185,7 +185,7 @@ fn client_config(config: &At<'_>, errors: &mut Errors) {
 
 fn service_path(path: &At<'_>, errors: &mut Errors) {
     let text = path.text();
-    if path.is_absent() || text == "/" {
+    if path.is_absent() || text.is_empty() || text == "/" {
         return;
     }
     if !text.starts_with('/') {

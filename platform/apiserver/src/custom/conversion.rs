@@ -44,48 +44,36 @@ impl Conversion {
 }
 
 /// Brings objects, which may be of several versions, into the one of `api_version`. The webhook is asked once for all.
-pub(crate) async fn convert(api: &Api, kind: &Kind, api_version: &str, objects: Vec<Value>) -> Result<Vec<Value>, Status> {
-    if objects.iter().all(|object| object["apiVersion"] == api_version) {
-        return Ok(objects);
-    }
-    let webhook = super::conversion_of(api, kind);
-    let (mut converted, mut asked) = (objects.clone(), Vec::new());
-    for (at, object) in objects.iter().enumerate().filter(|(_, object)| object["apiVersion"] != api_version) {
-        match &webhook {
-            Some(_) => asked.push(at),
-            None => {
-                let mut object = object.clone();
-                object["apiVersion"] = json!(api_version);
-                converted[at] = object;
+pub(crate) async fn convert(api: &Api, kind: &Kind, api_version: &str, mut objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+    let others: Vec<usize> = (0..objects.len()).filter(|at| objects[*at]["apiVersion"] != api_version).collect();
+    let Some(first) = others.first() else { return Ok(objects) };
+    match super::conversion_of(api, kind) {
+        Some(webhook) => {
+            let of = &objects[*first];
+            let (group, version) = pharos_api::meta::split_api_version(of["apiVersion"].as_str().unwrap_or_default());
+            let what = format!("{group}/{version}, Kind={}", of["kind"].as_str().unwrap_or_default());
+            let refuse = |why: String| status::internal(format!("conversion webhook for {what} {why}"));
+            let originals: Vec<&Value> = others.iter().map(|at| &objects[*at]).collect();
+            let answers = ask(api, &webhook, api_version, &originals).await.map_err(|why| refuse(format!("failed: {why}")))?;
+            if answers.len() != originals.len() {
+                return Err(refuse(format!("returned {} objects, expected {}", answers.len(), originals.len())));
+            }
+            for (at, answer) in others.iter().zip(answers) {
+                let made = accept(&objects[*at], answer, api_version);
+                objects[*at] = made.map_err(|why| refuse(format!("returned invalid converted object at index {at}: {why}")))?;
             }
         }
-    }
-    if let Some(webhook) = webhook {
-        let originals: Vec<&Value> = asked.iter().map(|at| &objects[*at]).collect();
-        let of = &objects[asked[0]];
-        let (group, version) = pharos_api::meta::split_api_version(of["apiVersion"].as_str().unwrap_or_default());
-        let what = format!("{group}/{version}, Kind={}", of["kind"].as_str().unwrap_or_default());
-        let refuse = |why: String| status::internal(format!("conversion webhook for {what} {why}"));
-        let answers = ask(api, &webhook, api_version, &originals).await.map_err(|why| refuse(format!("failed: {why}")))?;
-        if answers.len() != originals.len() {
-            return Err(refuse(format!("returned {} objects, expected {}", answers.len(), originals.len())));
-        }
-        for ((at, original), answer) in asked.into_iter().zip(originals).zip(answers) {
-            let made = accept(original, answer, api_version);
-            converted[at] = made.map_err(|why| refuse(format!("returned invalid converted object at index {at}: {why}")))?;
-        }
+        None => others.iter().for_each(|at| objects[*at]["apiVersion"] = json!(api_version)),
     }
     // Only fields of the new version, and all it has.
     let (group, version) = pharos_api::meta::split_api_version(api_version);
     if let Some(row) = api.0.resources.lookup(group, version, &kind.plural) {
-        for (object, before) in converted.iter_mut().zip(&objects) {
-            if before["apiVersion"] != api_version {
-                fields::prune(&row, object);
-                defaulting::apply(&row, object);
-            }
+        for at in others {
+            fields::prune(&row, &mut objects[at]);
+            defaulting::apply(&row, &mut objects[at]);
         }
     }
-    Ok(converted)
+    Ok(objects)
 }
 
 async fn ask(api: &Api, webhook: &Conversion, api_version: &str, objects: &[&Value]) -> Result<Vec<Value>, String> {

@@ -20,11 +20,14 @@ use crate::{
     api::Api,
     authn::UserInfo,
     call::Call,
+    outbound,
     request::{Query, RequestInfo},
     respond, services,
     status::{self, Status},
     verbs,
 };
+
+use super::log_options;
 
 const KUBELET_PORT: u64 = 10_250;
 
@@ -94,6 +97,7 @@ async fn carry(api: &Api, request: Request, info: &RequestInfo, query: &Query) -
     let reason = match code.as_u16() {
         400 => "BadRequest",
         404 => "NotFound",
+        422 => "Invalid",
         _ => "InternalError",
     };
     Err(Status::new(code.as_u16(), reason, text))
@@ -227,12 +231,7 @@ async fn prepare(
 }
 
 fn unreachable_service(error: ProxyError) -> Status {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
+    let text = outbound::causes(&error);
     match error {
         ProxyError::TimedOut { .. } => status::timeout(format!("error trying to reach service: {text}")),
         ProxyError::Connect { .. } | ProxyError::Exchange { .. } => {
@@ -307,6 +306,9 @@ fn aim(target: &mut Target, path: &str) -> Result<(), Status> {
 
 /// Logs, exec, attach and port-forward: a kubelet's business.
 async fn pod_stream(api: &Api, info: &RequestInfo, query: &Query, subresource: &str) -> Result<Option<Target>, Status> {
+    if subresource == "log" {
+        log_options::check(&info.name, query)?;
+    }
     let pod = object(api, "pods", &info.namespace, &info.name).await?;
     let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else { return Ok(None) };
     let mut target = Target::new(kubelet(api, node).await?, Some(api.0.upstream.kubelet_tls()?));

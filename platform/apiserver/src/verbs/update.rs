@@ -289,7 +289,7 @@ async fn prepare(
         object_meta::of(&mut new).insert("generation".into(), json!(generation));
     }
     let mut errors = match part {
-        Part::Main => validation::validate(kind, &new, Some(old)),
+        Part::Main | Part::EphemeralContainers | Part::Resize => validation::validate(kind, &new, Some(old)),
         Part::Status => validation::validate_status(kind, &new, old),
         // The server's own changes are right by construction.
         Part::Internal(_) => Vec::new(),

@@ -168,6 +168,28 @@ async fn pods_are_bound_once_and_go_gracefully() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ephemeral_containers_are_added_and_stay() {
+    let server = Server::start().await;
+    account(&server).await;
+    server.create(PODS, pod("a")).await;
+    let path = format!("{PODS}/a/ephemeralcontainers");
+    let kind = "application/strategic-merge-patch+json";
+    let add = |name: &str| json!({"spec": {"ephemeralContainers": [{"name": name, "image": "i"}]}}).to_string();
+    for name in ["d", "e"] {
+        let added = server.ask(Method::PATCH, &path, kind, add(name)).await;
+        assert_eq!(added.code, 200, "{}", added.body);
+    }
+    let resize = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1m"}}}]}}).to_string();
+    let resized = server.ask(Method::PATCH, &format!("{PODS}/a/resize"), kind, resize).await;
+    assert_eq!(resized.body["spec"]["ephemeralContainers"].as_array().map(Vec::len), Some(2), "{}", resized.body);
+    let mut none = server.get(&format!("{PODS}/a")).await.body;
+    none["spec"]["ephemeralContainers"] = json!([]);
+    let refused = server.put(&path, &none).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert_eq!(server.ask(Method::PATCH, &path, kind, add("c")).await.code, 422, "the name is taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn finalizers_hold_and_let_go() {
     let server = Server::start().await;
     server.create(MAPS, json!({"metadata": {"name": "f", "finalizers": ["a.b/c"]}})).await;
@@ -475,11 +497,12 @@ async fn a_default_that_came_later_is_there_when_the_object_is_read() {
     }
     let object = json!({"apiVersion": "example.com/v1", "kind": "Paint", "metadata": {"name": "p"}});
     server.create(paints, object).await;
-    let mut made = server.get(&format!("{definitions}/paints.example.com")).await.body.take();
-    made["spec"] = definition(json!({"type": "string", "default": "red"}))["spec"].clone();
-    made["spec"]["names"]["singular"] = json!("paint");
-    made["spec"]["names"]["listKind"] = json!("PaintList");
-    let changed = server.put(&format!("{definitions}/paints.example.com"), &made).await;
+    let described = server.get("/openapi/v2").await.body;
+    let metadata = &described["definitions"]["com.example.v1.Paint"]["properties"]["metadata"]["description"];
+    assert!(metadata.as_str().unwrap().starts_with("Standard object's metadata."), "{metadata}");
+    // A patch, since the definition's own controller may still be writing its status.
+    let change = definition(json!({"type": "string", "default": "red"}));
+    let changed = server.merge(&format!("{definitions}/paints.example.com"), &json!({"spec": change["spec"]})).await;
     assert_eq!(changed.code, 200, "{}", changed.text);
     while server.get(&format!("{paints}/p")).await.body["spec"]["colour"] != "red" {
         tokio::task::yield_now().await;

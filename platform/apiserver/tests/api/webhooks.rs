@@ -412,6 +412,11 @@ async fn bad_configurations_are_refused() {
         .await;
     check(json!({"clientConfig": {"url": "http://h"}}), "'https' is the only allowed URL scheme").await;
     check(json!({"clientConfig": {"url": "https://u@h?q#f"}}), "query parameters are not permitted in the URL").await;
+    let service = |path: &str| json!({"clientConfig": {"service": {"namespace": "n", "name": "s", "path": path}}});
+    check(service("p"), "webhooks[0].clientConfig.service.path: Invalid value: \"p\": must start with a '/'").await;
     check(json!({"failurePolicy": "Maybe"}), "supported values: \"Fail\", \"Ignore\"").await;
     check(json!({"rules": [{"operations": ["READ"], "apiGroups": ["*", ""], "apiVersions": [], "resources": ["pods/*", "pods/log"]}]}), "if 'pods/*' is present, must not specify pods/log").await;
+    let webhook = hook("a.example.com", json!({"url": "https://h/p"}), service(""));
+    let answer = server.post(&registration(true), &json!({"metadata": {"name": "x"}, "webhooks": [webhook]})).await;
+    assert_eq!(answer.code, 201, "an empty path is none: {}", answer.text);
 }

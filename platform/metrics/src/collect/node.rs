@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use crate::exposition::Page;
 
 /// Reads the machine this process runs on.
-pub(crate) struct Collector {
+pub struct Collector {
     node: String,
 }
 
@@ -13,12 +13,15 @@ pub(crate) struct Collector {
 const TICKS: f64 = 100.0;
 
 impl Collector {
-    pub(crate) fn new(node: String) -> Self {
+    /// A collector for the machine of the node of this name.
+    #[must_use]
+    pub fn new(node: String) -> Self {
         Self { node }
     }
 
-    /// The page, from files of the kernel.
-    pub(crate) fn page(&self) -> String {
+    /// The page, from files of the kernel; blocks a little.
+    #[must_use]
+    pub fn page(&self) -> String {
         let mut page = Page::default();
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         load(&mut page, &read("/proc/loadavg"));

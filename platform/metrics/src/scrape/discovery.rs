@@ -112,36 +112,28 @@ impl Discovery {
         let Some(tls) = &self.shared.sources.kubelet_tls else { return };
         for node in self.nodes.list() {
             let name = node.metadata.name.as_deref().unwrap_or_default();
-            let Some(status) = &node.status else { continue };
-            let port = status.daemon_endpoints.as_ref().and_then(|d| d.kubelet_endpoint.as_ref()).map(|e| e.port);
-            let Some(port) = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0) else { continue };
-            let address = ["InternalIP", "ExternalIP", "Hostname"]
-                .iter()
-                .find_map(|kind| status.addresses.iter().flatten().find(|a| a.type_ == *kind))
-                .map(|a| a.address.clone());
-            let Some(host) = address else { continue };
+            let Some((host, port)) = kubelet_endpoint(&node) else { continue };
+            let endpoint = |path: &str| Endpoint {
+                tls: Some(tls.clone()),
+                scheme: "https",
+                host: host.clone(),
+                port,
+                path: path.to_owned(),
+            };
             for path in ["/metrics", "/metrics/cadvisor", "/metrics/resource", "/metrics/probes"] {
-                let endpoint =
-                    Endpoint { tls: Some(tls.clone()), scheme: "https", host: host.clone(), port, path: path.to_owned() };
-                let instance = endpoint.authority();
+                let instance = endpoint(path).authority();
                 let labels =
                     Labels::from_pairs([("job", "kubelet"), ("instance", &instance), ("node", name), ("metrics_path", path)]);
-                let discovered = Labels::from_pairs([
-                    ("__address__", instance.as_str()),
-                    ("__metrics_path__", path),
-                    ("__scheme__", "https"),
-                    ("__meta_kubernetes_node_name", name),
-                ]);
-                let key = format!("kubelet/{name}/{instance}{path}");
-                let spec = Spec {
-                    job: "kubelet".to_owned(),
-                    kind: Kind::Http(endpoint),
-                    labels,
-                    discovered,
-                    honor_labels: true,
-                    honor_timestamps: false,
-                };
-                specs.insert(key, spec);
+                add_kubelet(specs, name, "kubelet", endpoint(path), labels);
+            }
+            // What runs in this process is read there.
+            if name == self.shared.config.node_name {
+                continue;
+            }
+            for component in &self.shared.sources.node_components {
+                let job = job(component);
+                let labels = Labels::from_pairs([("job", job), ("instance", name)]);
+                add_kubelet(specs, name, job, endpoint(&format!("/metrics/components/{component}")), labels);
             }
         }
     }
@@ -279,6 +271,30 @@ impl Wish {
     }
 }
 
+/// Where a node's kubelet is reached.
+fn kubelet_endpoint(node: &Node) -> Option<(String, u16)> {
+    let status = node.status.as_ref()?;
+    let port = status.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref()?.port;
+    let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
+    let address = |kind: &str| status.addresses.iter().flatten().find(|a| a.type_ == kind).map(|a| a.address.clone());
+    Some((["InternalIP", "ExternalIP", "Hostname"].into_iter().find_map(address)?, port))
+}
+
+/// A page of a node's kubelet as a target.
+fn add_kubelet(specs: &mut Specs, node: &str, job: &str, endpoint: Endpoint, labels: Labels) {
+    let instance = endpoint.authority();
+    let discovered = Labels::from_pairs([
+        ("__address__", instance.as_str()),
+        ("__metrics_path__", &endpoint.path),
+        ("__scheme__", "https"),
+        ("__meta_kubernetes_node_name", node),
+    ]);
+    let key = format!("kubelet/{node}/{instance}{}", endpoint.path);
+    let kind = Kind::Http(endpoint);
+    let spec = Spec { job: job.to_owned(), kind, labels, discovered, honor_labels: true, honor_timestamps: false };
+    specs.insert(key, spec);
+}
+
 /// The job that upstream's component of this name is scraped under.
 fn job(component: &str) -> &str {
     match component {
@@ -296,6 +312,22 @@ fn sanitized(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_tells_where_its_kubelet_is() {
+        let node = |port: i32, addresses: &[(&str, &str)]| -> Node {
+            let addresses: Vec<_> =
+                addresses.iter().map(|(kind, address)| serde_json::json!({"type": kind, "address": address})).collect();
+            serde_json::from_value(serde_json::json!({"status": {
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}, "addresses": addresses}}))
+            .unwrap()
+        };
+        let both = [("Hostname", "worker"), ("InternalIP", "10.0.0.2")];
+        assert_eq!(kubelet_endpoint(&node(10250, &both)), Some(("10.0.0.2".to_owned(), 10250)));
+        assert_eq!(kubelet_endpoint(&node(10250, &both[..1])), Some(("worker".to_owned(), 10250)));
+        assert_eq!(kubelet_endpoint(&node(0, &both)), None);
+        assert_eq!(kubelet_endpoint(&node(10250, &[])), None);
+    }
 
     #[test]
     fn annotations() {

@@ -71,7 +71,7 @@ async fn run_exit_code_and_logs(bench: &mut Bench) -> Outcome {
     check(status.started_at.is_some() && status.finished_at >= status.started_at, &status)?;
     let mut sorted = log.clone();
     sorted.sort();
-    check(sorted == ["stderr F err", "stdout F out", "stdout F tail"], &log)
+    check(sorted == ["stderr F err", "stdout F out", "stdout P tail"], &log)
 }
 
 async fn image_command_and_env(bench: &mut Bench) -> Outcome {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use rustls::{
     ClientConfig, ConfigBuilder, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
     client::{
-        WantsClientCert,
+        Resumption, WantsClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
@@ -12,7 +12,8 @@ use rustls::{
 
 use super::{Error, Identity, Result};
 
-/// A client's side of TLS: trusts `roots`, and presents `identity` to servers that ask, as it is at that time.
+/// A client's side of TLS: trusts `roots`, and presents `identity` to servers that ask, as it is at that time. Sessions are not
+/// resumed then, for the server would go on to see the certificate that a session began with.
 ///
 /// # Errors
 ///
@@ -27,7 +28,11 @@ pub fn client_config(roots: Arc<RootCertStore>, identity: Option<Arc<Identity>>)
 
 fn present(builder: ConfigBuilder<ClientConfig, WantsClientCert>, identity: Option<Arc<Identity>>) -> ClientConfig {
     match identity {
-        Some(identity) => builder.with_client_cert_resolver(identity),
+        Some(identity) => {
+            let mut config = builder.with_client_cert_resolver(identity);
+            config.resumption = Resumption::disabled();
+            config
+        }
         None => builder.with_no_client_auth(),
     }
 }

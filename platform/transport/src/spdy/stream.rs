@@ -23,6 +23,8 @@ use super::{Out, frame::Frame};
 const INITIAL_WINDOW: i64 = 64 * 1024;
 /// What is read before it is acknowledged.
 const CREDIT: u32 = 16 * 1024;
+/// The status of a stream that is not wanted any more.
+const CANCEL: u32 = 5;
 /// The most bytes in one frame.
 const LONGEST_WRITE: usize = 32 * 1024;
 
@@ -153,6 +155,24 @@ pub struct StreamWriter {
 }
 
 impl StreamWriter {
+    /// Whether the peer has given the stream up.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.state.reset.load(Ordering::Acquire)
+    }
+
+    /// Gives the stream up, in both directions.
+    ///
+    /// # Errors
+    ///
+    /// If the peer has done so already, or this direction has ended.
+    pub async fn reset(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
+        self.state.written.store(true, Ordering::Release);
+        let frame = Frame::Rst { id: self.id, status: CANCEL };
+        self.out.send_item(Out::Frame(frame)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state.reset.load(Ordering::Acquire) || self.state.written.load(Ordering::Acquire) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));

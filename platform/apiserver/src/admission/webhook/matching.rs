@@ -48,6 +48,16 @@ pub(super) enum Invocation {
     In(Arc<Kind>),
 }
 
+impl Invocation {
+    /// The resource in the version the webhook is shown.
+    pub(super) fn kind<'a>(&'a self, requested: &'a Kind) -> &'a Kind {
+        match self {
+            Self::AsRequested => requested,
+            Self::In(kind) => kind,
+        }
+    }
+}
+
 impl Rule {
     pub(super) fn parse(rule: &Value) -> Self {
         let texts = |field: &str| -> Vec<String> {

@@ -95,10 +95,7 @@ async fn one(
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<Option<(Value, bool)>, Failure> {
-    let kind = match how {
-        Invocation::AsRequested => attributes.kind,
-        Invocation::In(kind) => kind,
-    };
+    let kind = how.kind(attributes.kind);
     let (shown, shown_old) = (version(attributes, kind, object).await?, version(attributes, kind, old).await?);
     let shown = shown.as_ref().or(object);
     let answer = call::ask(attributes, hook, kind, Step::Mutating, shown, shown_old.as_ref().or(old)).await?;

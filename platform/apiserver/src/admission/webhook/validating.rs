@@ -43,10 +43,7 @@ async fn one(
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<(), Failure> {
-    let kind = match how {
-        Invocation::AsRequested => attributes.kind,
-        Invocation::In(kind) => kind,
-    };
+    let kind = how.kind(attributes.kind);
     let (shown, shown_old) = (version(attributes, kind, object).await?, version(attributes, kind, old).await?);
     call::ask(attributes, hook, kind, Step::Validating, shown.as_ref().or(object), shown_old.as_ref().or(old)).await.map(drop)
 }
