@@ -3,7 +3,7 @@
 //!
 //! Only file I/O, so it may be called from any thread; each call is a handful of small reads or writes in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,13 @@ impl Hierarchies {
             }
             Self::V2(root) => vec![root.join(path)],
         }
+    }
+
+    /// How a container sees its own cgroup on v1: each mount point, and what of it is there. Nothing on v2.
+    pub(crate) fn v1_views(&self, path: &str) -> Vec<(&Path, PathBuf)> {
+        let Self::V1(points) = self else { return Vec::new() };
+        let points: BTreeSet<&Path> = points.values().map(PathBuf::as_path).collect();
+        points.into_iter().map(|point| (point, point.join(path.trim_start_matches('/')))).collect()
     }
 
     /// Directory of one cgroup in one controller.
@@ -552,6 +559,12 @@ mod tests {
         let Hierarchies::V1(points) = Hierarchies::parse(v1) else { panic!("hybrid is v1") };
         assert_eq!(points["systemd"], Path::new("/sys/fs/cgroup/systemd"));
         assert_eq!(points.len(), 3);
+        let both = "31 30 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n";
+        let views = Hierarchies::parse(both);
+        assert_eq!(
+            views.v1_views("/a/b"),
+            [(Path::new("/sys/fs/cgroup/cpu,cpuacct"), PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/a/b"))]
+        );
         let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         assert!(matches!(Hierarchies::parse(v2), Hierarchies::V2(root) if root == Path::new("/sys/fs/cgroup")));
     }

@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod log;
 pub(crate) mod pause;
 pub(crate) mod protocol;
+pub(crate) mod reasons;
 pub(crate) mod shim;
 pub(crate) mod state;
 pub(crate) mod sys;

@@ -101,6 +101,8 @@ const ALL_CAPABILITIES: &[&str] = &[
     "CAP_CHECKPOINT_RESTORE",
 ];
 
+/// Where cgroups are in a container.
+const CGROUPS: &str = "/sys/fs/cgroup";
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Builds the specification.
@@ -333,8 +335,6 @@ fn mounts(config: &ContainerConfig, around: &Surroundings<'_>) -> Result<Value> 
                 "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
         json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
         json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", system] }),
-        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                "options": ["nosuid", "noexec", "nodev", "relatime", system] }),
     ];
     let mut bind = |destination: &str, source: PathBuf, options: &[&str]| {
         if source.exists() {
@@ -356,6 +356,9 @@ fn mounts(config: &ContainerConfig, around: &Surroundings<'_>) -> Result<Value> 
         let destination = mount["destination"].as_str().unwrap_or_default();
         !asked.contains(Path::new(destination))
     });
+    if !asked.contains(Path::new(CGROUPS)) {
+        mounts.extend(cgroup_mounts(around, system));
+    }
     // Parents before what lies in them.
     let mut wanted: Vec<_> = config.mounts.iter().collect();
     wanted.sort_by_key(|mount| mount.container_path.components().count());
@@ -387,6 +390,25 @@ fn mounts(config: &ContainerConfig, around: &Surroundings<'_>) -> Result<Value> 
         }));
     }
     Ok(Value::Array(mounts))
+}
+
+/// What is at `/sys/fs/cgroup`: the container's own cgroup.
+fn cgroup_mounts(around: &Surroundings<'_>, system: &str) -> Vec<Value> {
+    let flags = ["nosuid", "noexec", "nodev", "relatime"];
+    if around.unified {
+        let options = [&flags[..], &[system]].concat();
+        return vec![json!({ "destination": CGROUPS, "type": "cgroup", "source": "cgroup", "options": options })];
+    }
+    // Not left to libcontainer: on v1 it looks for its own process id of the container's PID namespace among the machine's, and
+    // fails at random when that namespace is another container's.
+    let options = [&flags[..], &["mode=755"]].concat();
+    let mut mounts = vec![json!({ "destination": CGROUPS, "type": "tmpfs", "source": "tmpfs", "options": options })];
+    for (point, dir) in cgroup::Hierarchies::get().v1_views(around.cgroup) {
+        let Some(name) = point.file_name() else { continue };
+        let options = [&["bind", "rprivate"], &flags[..], &[system]].concat();
+        mounts.push(json!({ "destination": Path::new(CGROUPS).join(name), "type": "bind", "source": dir, "options": options }));
+    }
+    mounts
 }
 
 /// Device nodes to make, and the cgroup's rules.

@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 use crate::cgroup;
 use crate::embedded::log::{LogWriter, Source};
 use crate::embedded::protocol::{self, Answer, Event, Request, ShimConfig, ShimStatus};
+use crate::embedded::reasons::Reasons;
 use crate::embedded::sys;
 use crate::types::TerminalSize;
 
@@ -145,6 +146,11 @@ impl Shim {
             }
         }
 
+        let reasons = Reasons::keep(&dir.join("reasons")).map_err(|error| text("make reasons")(&error))?;
+        let explain = |error: &_| match reasons.first() {
+            Some(cause) => format!("{}: {cause}", explain(error)),
+            None => explain(error),
+        };
         // The container inherits how signals are handled.
         sys::default_sigpipe(true);
         let own_score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
