@@ -154,7 +154,7 @@ impl DaemonSets {
         let (done, created) = slow_start(made.len(), |at| self.control.create(&regarding, &made[at])).await;
         self.expectations.created(key, made.len() - done);
         let forget = |pod: &Pod| self.expectations.deleted(key, owners::uid(pod));
-        let deleted = self.control.delete_all(&regarding, &delete, forget).await;
+        let (_, deleted) = self.control.delete_all(&regarding, &delete, forget).await;
         match created {
             Err(error) if error.source_request().is_some_and(namespace_is_terminating) => deleted,
             created => created.and(deleted),
