@@ -1,9 +1,10 @@
 //! `daemonset`: one pod on every node that suits (`pkg/controller/daemon`).
 //!
 //! The scheduler places the pods: each asks for its node by affinity. [`plan`] decides which nodes are to run one and which
-//! pods have to go.
+//! pods have to go, [`FailedPods`] how long a failed one is left.
 
 mod plan;
+mod failed_pods;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,6 +27,8 @@ use crate::{
     selector::Selector,
 };
 
+use self::failed_pods::FailedPods;
+
 type DaemonSets = Controller<DaemonSet>;
 
 pub(crate) fn start(env: &Env) {
@@ -45,15 +48,15 @@ pub(crate) fn start(env: &Env) {
         this.env.informers.daemon_sets.list().iter().for_each(|set| this.queue.add(Key::of(&**set)));
     });
     sets.follow_revisions();
-    let this = sets.clone();
+    let (this, failed) = (sets.clone(), Arc::new(FailedPods::default()));
     sets.queue.spawn_workers(&env.ctx, 2, move |key| {
-        let this = this.clone();
-        async move { this.sync(&key).await }
+        let (this, failed) = (this.clone(), failed.clone());
+        async move { this.sync(&key, &failed).await }
     });
 }
 
 impl DaemonSets {
-    async fn sync(&self, key: &Key) -> Result<Next> {
+    async fn sync(&self, key: &Key, failed: &FailedPods) -> Result<Next> {
         let Some(cached) = self.informer.get(key) else {
             self.expectations.forget(key);
             return Ok(Next::Done);
@@ -88,7 +91,7 @@ impl DaemonSets {
         let mut next = Next::Done;
         let mut managed = Ok(());
         if self.expectations.are_met(key) {
-            let work = plan::plan(&set, &hash, &nodes, &by_node, now);
+            let work = plan::plan(&set, &hash, &nodes, &by_node, failed, now);
             if let Some(wait) = work.wait {
                 next = Next::After(wait);
             }
@@ -154,7 +157,7 @@ impl DaemonSets {
         let (done, created) = slow_start(made.len(), |at| self.control.create(&regarding, &made[at])).await;
         self.expectations.created(key, made.len() - done);
         let forget = |pod: &Pod| self.expectations.deleted(key, owners::uid(pod));
-        let deleted = self.control.delete_all(&regarding, &delete, forget).await;
+        let (_, deleted) = self.control.delete_all(&regarding, &delete, forget).await;
         match created {
             Err(error) if error.source_request().is_some_and(namespace_is_terminating) => deleted,
             created => created.and(deleted),

@@ -1,9 +1,11 @@
 //! `endpointslice`: which pods stand behind a Service (`pkg/controller/endpointslice`, `k8s.io/endpointslice`).
 //!
-//! [`wanted`] says what there is to tell, [`packed`] how it is spread over slices with as few writes as possible.
+//! [`wanted`] says what there is to tell, [`packed`] how it is spread over slices with as few writes as possible,
+//! [`TriggerTimes`] since when there is news.
 
 mod wanted;
 mod packed;
+mod trigger_times;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,7 +30,8 @@ use crate::{
 };
 
 pub(crate) use packed::{Changes, pack};
-pub(crate) use wanted::{find_port, last_change_trigger, subset_member};
+pub(crate) use trigger_times::{TriggerTimes, set_trigger};
+pub(crate) use wanted::{find_port, subset_member};
 
 /// Whose slices these are.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -154,6 +157,7 @@ struct Slices {
     recorder: Recorder,
     slices: Index<EndpointSlice>,
     written: Arc<Written>,
+    triggers: TriggerTimes,
 }
 
 pub(crate) fn start(env: &Env) {
@@ -164,6 +168,7 @@ pub(crate) fn start(env: &Env) {
         client,
         slices: by_service(env),
         written: Arc::default(),
+        triggers: TriggerTimes::default(),
         env: env.clone(),
     });
     let put = queue.clone();
@@ -213,6 +218,7 @@ impl Slices {
     async fn sync(&self, key: &Key) -> Result<Next> {
         let Some(service) = self.env.informers.services.get(key) else {
             self.written.forget(key);
+            self.triggers.forget(key);
             return Ok(Next::Done); // Its slices go with it.
         };
         let spec = service.spec.clone().unwrap_or_default();
@@ -225,8 +231,9 @@ impl Slices {
         }
         let ours: Vec<_> = cached.into_iter().filter(|slice| is_managed_by(slice, CONTROLLER)).collect();
         let nodes = |name: &str| self.env.informers.nodes.get(&Key::cluster(name));
-        let wanted = wanted::of(&service, &selected(&self.env, &service), &nodes);
-        let changes = pack(&service, CONTROLLER, &ours, wanted);
+        let pods = selected(&self.env, &service);
+        let mut changes = pack(&service, CONTROLLER, &ours, wanted::of(&service, &pods, &nodes));
+        changes.set_trigger(self.triggers.observe(&service, &pods));
         let result = self.written.apply(&self.client, key, changes).await;
         if let Err(error) = &result
             && !error.source_request().is_some_and(pharos_client::is_conflict)

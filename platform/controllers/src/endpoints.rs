@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -18,7 +19,7 @@ use pharos_client::{Event, Key, Next, Recorder, Regarding};
 
 use crate::{
     Result,
-    endpoint_slice::{HEADLESS, find_port, last_change_trigger, selected, subset_member, wake_services},
+    endpoint_slice::{HEADLESS, TriggerTimes, find_port, selected, set_trigger, subset_member, wake_services},
     env::Env,
     error::{During as _, gone_is_fine},
     owners,
@@ -26,7 +27,6 @@ use crate::{
     pods,
 };
 
-const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 /// More addresses are cut off and the object says so.
@@ -46,17 +46,18 @@ pub(crate) fn start(env: &Env) {
             put.add(Key::of(&**event.object()));
         }
     });
-    let env_ = env.clone();
+    let (env_, triggers) = (env.clone(), Arc::new(TriggerTimes::default()));
     queue.spawn_workers(&env.ctx, 5, move |key| {
-        let (env, client, recorder) = (env_.clone(), client.clone(), recorder.clone());
-        async move { sync(&env, client, &recorder, &key).await }
+        let (env, client, recorder, triggers) = (env_.clone(), client.clone(), recorder.clone(), triggers.clone());
+        async move { sync(&env, client, &recorder, &triggers, &key).await }
     });
 }
 
-async fn sync(env: &Env, client: Client, recorder: &Recorder, key: &Key) -> Result<Next> {
+async fn sync(env: &Env, client: Client, recorder: &Recorder, triggers: &TriggerTimes, key: &Key) -> Result<Next> {
     let api: Api<Endpoints> = Api::namespaced(client, &key.namespace);
     let current = env.informers.endpoints.get(key);
     let Some(service) = env.informers.services.get(key) else {
+        triggers.forget(key);
         if current.is_some_and(|endpoints| owners::labels(&*endpoints).get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1)) {
             gone_is_fine(api.delete(&key.name, &DeleteParams::default()).await).during("delete endpoints", key)?;
         }
@@ -66,7 +67,9 @@ async fn sync(env: &Env, client: Client, recorder: &Recorder, key: &Key) -> Resu
     if spec.selector.as_ref().is_none_or(|labels| labels.is_empty()) || spec.type_.as_deref() == Some("ExternalName") {
         return Ok(Next::Done);
     }
-    let Some(endpoints) = wanted(&service, &selected(env, &service), current.as_deref()) else { return Ok(Next::Done) };
+    let pods = selected(env, &service);
+    let trigger = triggers.observe(&service, &pods);
+    let Some(endpoints) = wanted(&service, &pods, current.as_deref(), trigger) else { return Ok(Next::Done) };
     let (verb, result) = match current {
         None => ("create", api.create(&PostParams::default(), &endpoints).await),
         Some(_) => ("update", api.replace(&key.name, &PostParams::default(), &endpoints).await),
@@ -86,7 +89,7 @@ async fn sync(env: &Env, client: Client, recorder: &Recorder, key: &Key) -> Resu
 }
 
 /// The object as it is to be, or `None` if it is so already.
-fn wanted(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Endpoints> {
+fn wanted(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>, trigger: Option<Timestamp>) -> Option<Endpoints> {
     let spec = service.spec.clone().unwrap_or_default();
     let mut labels = owners::labels(service).clone();
     labels.remove(HEADLESS);
@@ -116,9 +119,7 @@ fn wanted(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> 
     if current.is_some() && endpoints == before {
         return None;
     }
-    if let Some(time) = last_change_trigger(service, pods) {
-        endpoints.metadata.annotations.get_or_insert_default().insert(TRIGGER.into(), time);
-    }
+    set_trigger(&mut endpoints.metadata, trigger);
     Some(endpoints)
 }
 
@@ -243,12 +244,13 @@ mod tests {
         service.metadata.name = Some("web".into());
         service.spec = Some(ServiceSpec { ports: Some(vec![port("a", 1), port("b", 2)]), ..ServiceSpec::default() });
         let pods = [backend("a", "10.0.0.1", Some(1)), backend("b", "10.0.0.2", None), backend("c", "", None)];
-        let made = wanted(&service, &pods, None).unwrap();
+        let made = wanted(&service, &pods, None, Some(Timestamp::UNIX_EPOCH)).unwrap();
         let subsets = made.subsets.clone().unwrap();
         assert_eq!(subsets.len(), 1);
         assert_eq!(subsets[0].addresses.as_ref().unwrap()[0].ip, "10.0.0.1");
         assert_eq!(subsets[0].not_ready_addresses.as_ref().unwrap()[0].ip, "10.0.0.2");
         assert_eq!(subsets[0].ports.as_ref().unwrap().iter().map(|p| p.port).collect::<Vec<_>>(), [8001, 8002]);
-        assert_eq!(wanted(&service, &pods, Some(&made)), None, "nothing changed, nothing to write");
+        assert!(made.metadata.annotations.is_some(), "when the change happened");
+        assert_eq!(wanted(&service, &pods, Some(&made), None), None, "nothing changed, nothing to write");
     }
 }

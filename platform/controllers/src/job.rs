@@ -191,14 +191,20 @@ impl Jobs {
         let mut managed = Ok(());
         let ending = end.is_some() || success.is_some();
         if ending || (suspended && !active.is_empty()) {
-            if needs_sync && !active.is_empty() {
-                if !ending {
+            if !needs_sync {
+                // The cache lacks pods that were made, or shows pods as active that were deleted: nothing can be said to have
+                // ended by it. The events that it lacks bring the Job back.
+                return Ok(Next::Done);
+            }
+            if !active.is_empty() {
+                if end.is_none() {
                     self.untrack_all(&active).await?;
                 }
                 self.expectations.expect_deletions(key, active.iter().map(|pod| owners::uid(&**pod).to_owned()));
                 let forget = |pod: &Pod| self.expectations.deleted(key, owners::uid(pod));
-                managed = self.control.delete_all(&regarding, &active, forget).await;
-                active_now = 0;
+                let (deleted, result) = self.control.delete_all(&regarding, &active, forget).await;
+                active_now -= deleted;
+                managed = result;
             }
         } else if needs_sync && !owners::is_deleting(&**job) && !suspended {
             let (running, result, wait) = self.manage(key, job, pods, &active, &counts).await;
@@ -220,11 +226,7 @@ impl Jobs {
         outcome::suspension(&mut status, suspended, &now, |reason, message| {
             self.control.recorder.normal(&regarding, reason, message)
         });
-        let ready = pods.iter().filter(|pod| pods::is_active(pod) && pods::is_ready(pod)).count();
-        let terminating = pods.iter().filter(|pod| pods::is_terminating(pod)).count();
-        status.active = some_count(active_now);
-        status.ready = Some(i32::try_from(ready.min(active_now)).unwrap_or(i32::MAX));
-        status.terminating = Some(i32::try_from(terminating).unwrap_or(i32::MAX));
+        outcome::tally(&mut status, pods, active_now);
         if let Some(failure) = &end {
             outcome::announce(&mut status, "FailureTarget", &failure.reason, &failure.message, &now);
         } else if let Some((reason, message)) = &success {
@@ -261,8 +263,10 @@ impl Jobs {
             match pods::phase(pod) {
                 "Succeeded" if !indexed => _ = succeeded.insert(owners::uid(&***pod).to_owned()),
                 "Succeeded" => {}
-                _ if outcome::is_ignored(job, pod) => {}
-                _ => _ = failed.insert(owners::uid(&***pod).to_owned()),
+                _ if outcome::has_failed(job, pod, ending.failure.is_some()) => {
+                    _ = failed.insert(owners::uid(&***pod).to_owned());
+                }
+                _ => {}
             }
         }
         // UIDs whose pod is gone or already without finalizer are safe to count.
@@ -285,7 +289,7 @@ impl Jobs {
         status.failed = nonzero(status.failed.unwrap_or_default() + more_failed);
         let list = |set: &BTreeSet<String>| (!set.is_empty()).then(|| set.iter().cloned().collect());
         status.uncounted_terminated_pods = Some(UncountedTerminatedPods { succeeded: list(&succeeded), failed: list(&failed) });
-        let all_gone = status.active.is_none() && status.terminating.unwrap_or_default() == 0;
+        let all_gone = outcome::all_gone(&status);
         let all_counted = succeeded.is_empty() && failed.is_empty() && fresh.is_empty();
         let regarding = Regarding::of(&**job);
         if all_gone && all_counted {
@@ -346,8 +350,8 @@ impl Jobs {
             }
             self.expectations.expect_deletions(key, doomed.iter().map(|pod| owners::uid(&**pod).to_owned()));
             let forget = |pod: &Pod| self.expectations.deleted(key, owners::uid(pod));
-            let result = self.control.delete_all(&regarding, &doomed, forget).await;
-            return (active.len() - doomed.len(), result, None);
+            let (deleted, result) = self.control.delete_all(&regarding, &doomed, forget).await;
+            return (active.len() - deleted, result, None);
         }
         let replacing = outcome::replaces_terminating(job);
         let going = if replacing { 0 } else { pods.iter().filter(|pod| pods::is_terminating(pod)).count() };

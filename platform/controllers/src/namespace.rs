@@ -57,8 +57,8 @@ pub(crate) fn start(env: &Env) {
 struct Findings {
     discovery_failure: Option<String>,
     content_failures: Vec<String>,
-    /// Resource and how many objects of it remain.
-    remaining: Vec<(String, usize)>,
+    /// Resource, its group and how many objects of it remain.
+    remaining: Vec<(String, String, usize)>,
     /// Finalizer and how many objects carry it.
     finalizers: std::collections::BTreeMap<String, usize>,
     estimate_seconds: i64,
@@ -157,15 +157,15 @@ async fn empty_of(client: &Client, namespace: &str, resource: &Served, findings:
         Err(error) if ignore(&error) => return Ok(()),
         result => result?.items,
     };
-    count(findings, &resource.name(), &left);
+    count(findings, resource, &left);
     Ok(())
 }
 
-fn count(findings: &mut Findings, resource: &str, left: &[PartialObjectMeta<DynamicObject>]) {
+fn count(findings: &mut Findings, resource: &Served, left: &[PartialObjectMeta<DynamicObject>]) {
     if left.is_empty() {
         return;
     }
-    findings.remaining.push((resource.to_owned(), left.len()));
+    findings.remaining.push((resource.plural.clone(), resource.group.clone(), left.len()));
     for finalizer in left.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
         *findings.finalizers.entry(finalizer.clone()).or_default() += 1;
         findings.estimate_seconds = findings.estimate_seconds.max(FINALIZERS_ESTIMATE);
@@ -184,9 +184,15 @@ async fn pods_estimate(client: &Client, namespace: &str) -> kube::Result<i64> {
 
 /// The conditions that tell users what a deletion waits for. A condition appears once there is something to tell.
 fn conditions(namespace: &Namespace, findings: &Findings, now: &Time) -> Vec<NamespaceCondition> {
-    let list = |pairs: &mut dyn Iterator<Item = String>| pairs.collect::<Vec<_>>().join(", ");
+    // Sorted, so that the text changes only when there is news.
+    let list = |parts: &mut dyn Iterator<Item = String>| {
+        let mut parts: Vec<String> = parts.collect();
+        parts.sort();
+        parts.join(", ")
+    };
     let remaining = (!findings.remaining.is_empty()).then(|| {
-        let parts = list(&mut findings.remaining.iter().map(|(r, n)| format!("{r} has {n} resource instances")));
+        // The core group has no name; its dot stays, as in upstream's text.
+        let parts = list(&mut findings.remaining.iter().map(|(r, group, n)| format!("{r}.{group} has {n} resource instances")));
         ("SomeResourcesRemain", format!("Some resources are remaining: {parts}"))
     });
     let finalizers = (!findings.finalizers.is_empty()).then(|| {
@@ -244,7 +250,7 @@ mod tests {
     fn conditions_say_what_remains() {
         let now = crate::env::seconds(jiff::Timestamp::UNIX_EPOCH);
         let findings = Findings {
-            remaining: vec![("pods".into(), 2)],
+            remaining: vec![("pods".into(), String::new(), 2), ("deployments".into(), "apps".into(), 1)],
             finalizers: [("example.com/x".to_owned(), 1)].into(),
             ..Findings::default()
         };
@@ -260,7 +266,10 @@ mod tests {
                 "NamespaceFinalizersRemaining=True SomeFinalizersRemain",
             ]
         );
-        assert_eq!(made[3].message.as_deref(), Some("Some resources are remaining: pods has 2 resource instances"));
+        assert_eq!(
+            made[3].message.as_deref(),
+            Some("Some resources are remaining: deployments.apps has 1 resource instances, pods. has 2 resource instances")
+        );
         let mut namespace = Namespace::default();
         namespace.status.get_or_insert_default().conditions = Some(made.clone());
         assert_eq!(conditions(&namespace, &findings, &crate::env::seconds(jiff::Timestamp::MAX)), made);

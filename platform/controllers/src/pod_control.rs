@@ -92,15 +92,24 @@ impl PodControl {
         }
     }
 
-    /// Deletes several pods at once. `failed` is told of each that could not be; the first error is returned.
-    pub(crate) async fn delete_all(&self, regarding: &Regarding, pods: &[Arc<Pod>], failed: impl Fn(&Pod)) -> Result<()> {
+    /// Deletes several pods at once. `failed` is told of each that could not be. Returns how many are deleted or were gone
+    /// already, and the first error.
+    pub(crate) async fn delete_all(
+        &self,
+        regarding: &Regarding,
+        pods: &[Arc<Pod>],
+        failed: impl Fn(&Pod),
+    ) -> (usize, Result<()>) {
         let results = join_all(pods.iter().map(|pod| self.delete(regarding, owners::name(&**pod)))).await;
-        let mut first = Ok(());
+        let (mut done, mut first) = (0, Ok(()));
         for (pod, result) in pods.iter().zip(results) {
             match result {
-                Ok(true) => {}
+                Ok(true) => done += 1,
                 // No event of it will come.
-                Ok(false) => failed(pod),
+                Ok(false) => {
+                    failed(pod);
+                    done += 1;
+                }
                 Err(error) => {
                     failed(pod);
                     if first.is_ok() {
@@ -109,7 +118,7 @@ impl PodControl {
                 }
             }
         }
-        first
+        (done, first)
     }
 }
 

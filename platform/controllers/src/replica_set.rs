@@ -368,7 +368,7 @@ impl<K: Replicated> Sets<K> {
             let doomed = &order[..count];
             self.expectations.expect_deletions(key, doomed.iter().map(|pod| owners::uid(&**pod).to_owned()));
             let forget = |pod: &Pod| self.expectations.deleted(key, owners::uid(pod));
-            return self.control.delete_all(&regarding, doomed, forget).await;
+            return self.control.delete_all(&regarding, doomed, forget).await.1;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodTemplateSpec, Taint, Toleration,
@@ -9,8 +9,6 @@ use k8s_openapi::{
 use super::*;
 use crate::{deployment::scaled, taint_eviction::tolerates};
 
-/// How long a failed pod is left before another takes its place; upstream starts at 1 s and doubles up to 15 min.
-const FAILED_WAIT: SignedDuration = SignedDuration::from_secs(1);
 const FIELD: &str = "metadata.name";
 
 /// The pods of a set by the node that they are on, or are meant for.
@@ -164,7 +162,16 @@ fn limits(set: &DaemonSet, nodes: i32) -> (usize, usize) {
 }
 
 /// Which nodes get a pod and which pods go: first so that every node has what it should, then for the update.
-pub(super) fn plan(set: &DaemonSet, hash: &str, nodes: &[Arc<Node>], by_node: &ByNode, now: Timestamp) -> Work {
+///
+/// A failed pod that goes is noted in `failed`.
+pub(super) fn plan(
+    set: &DaemonSet,
+    hash: &str,
+    nodes: &[Arc<Node>],
+    by_node: &ByNode,
+    failed: &FailedPods,
+    now: Timestamp,
+) -> Work {
     let template = template(set, hash);
     let mut work = Work::default();
     let min_ready = set.spec.min_ready_seconds.unwrap_or_default();
@@ -184,11 +191,8 @@ pub(super) fn plan(set: &DaemonSet, hash: &str, nodes: &[Arc<Node>], by_node: &B
         let mut alive: Vec<Arc<Pod>> = Vec::new();
         for pod in have.iter().filter(|pod| !owners::is_deleting(&***pod)) {
             match pods::phase(pod) {
-                "Failed" => match created(pod).map(|at| at + FAILED_WAIT).filter(|due| *due > now) {
-                    Some(due) => {
-                        let wait = Duration::try_from(due.duration_since(now)).unwrap_or_default();
-                        work.wait = Some(work.wait.map_or(wait, |sooner| sooner.min(wait)));
-                    }
+                "Failed" => match failed.replace(set, &name, now) {
+                    Some(wait) => work.wait = Some(work.wait.map_or(wait, |sooner| sooner.min(wait))),
                     None => work.delete.push(pod.clone()),
                 },
                 "Succeeded" => work.delete.push(pod.clone()),

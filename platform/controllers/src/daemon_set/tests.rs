@@ -42,7 +42,7 @@ fn set(surge: i32, unavailable: i32) -> DaemonSet {
 }
 
 fn check(set: &DaemonSet, nodes: &[Arc<Node>], pods: &[Arc<Pod>], create: &[&str], delete: &[&str]) {
-    let work = plan::plan(set, "new", nodes, &plan::by_node(pods), now());
+    let work = plan::plan(set, "new", nodes, &plan::by_node(pods), &FailedPods::default(), now());
     let mut names: Vec<_> = work.delete.iter().map(|pod| owners::name(&**pod).to_owned()).collect();
     names.sort();
     assert_eq!(
@@ -72,6 +72,18 @@ fn failed_ones_and_doubles_go() {
     let twice = [daemon("p", "a", "new", "Running", Some(1)), daemon("q", "a", "new", "Running", Some(1))];
     check(&set(0, 1), &nodes, &twice, &[], &["q"]);
     check(&set(0, 1), &nodes, &[plan_for("gone")], &["a"], &["waiting"]);
+}
+
+#[test]
+fn a_pod_that_fails_again_is_left_for_a_while() {
+    let (nodes, failed) = ([node("a", None)], FailedPods::default());
+    let plan = |name: &str| {
+        let pods = [daemon(name, "a", "new", "Failed", None)];
+        let work = plan::plan(&set(0, 1), "new", &nodes, &plan::by_node(&pods), &failed, now());
+        (work.create.len(), work.delete.len(), work.wait)
+    };
+    assert_eq!(plan("first"), (0, 1, None));
+    assert_eq!(plan("second"), (0, 0, Some(Duration::from_secs(1))));
 }
 
 fn plan_for(node: &str) -> Arc<Pod> {

@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         core::v1::Service,
@@ -8,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, wanted::Wanted};
+use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, trigger_times::set_trigger, wanted::Wanted};
 use crate::owners;
 
 /// How many endpoints a slice holds (`--max-endpoints-per-slice`).
@@ -20,6 +21,13 @@ pub(crate) struct Changes {
     pub(crate) create: Vec<EndpointSlice>,
     pub(crate) update: Vec<EndpointSlice>,
     pub(crate) delete: Vec<Arc<EndpointSlice>>,
+}
+
+impl Changes {
+    /// Writes down when the change happened that brought these about. That alone is no reason to write a slice.
+    pub(super) fn set_trigger(&mut self, at: Option<Timestamp>) {
+        self.create.iter_mut().chain(&mut self.update).for_each(|slice| set_trigger(&mut slice.metadata, at));
+    }
 }
 
 /// Labels that slices take from their Service, besides those that say whose they are.

@@ -80,6 +80,27 @@ fn pods_with_other_ports_get_other_slices() {
 }
 
 #[test]
+fn the_time_of_a_change_is_told_with_it() {
+    let service = service(false);
+    let told = |pods: &[Arc<Pod>]| wanted::of(&service, pods, &node);
+    let time = |slice: &EndpointSlice| {
+        slice.metadata.annotations.as_ref()?.get("endpoints.kubernetes.io/last-change-trigger-time").cloned()
+    };
+    let pods = [backend("a", "10.0.0.1", Some(1), 8080), backend("b", "10.0.0.2", Some(1), 8080)];
+    let mut made = pack(&service, CONTROLLER, &[], told(&pods[..1]));
+    made.set_trigger(Some(jiff::Timestamp::UNIX_EPOCH));
+    assert_eq!(time(&made.create[0]).as_deref(), Some("1970-01-01T00:00:00Z"));
+
+    let slice = stored(&made.create[0], "web-1");
+    let mut same = pack(&service, CONTROLLER, std::slice::from_ref(&slice), told(&pods[..1]));
+    same.set_trigger(None);
+    assert_eq!(same, Changes::default(), "another time is no difference");
+    let mut more = pack(&service, CONTROLLER, std::slice::from_ref(&slice), told(&pods));
+    more.set_trigger(None);
+    assert_eq!((more.update.len(), time(&more.update[0])), (1, None));
+}
+
+#[test]
 fn slices_are_written_only_when_they_change() {
     let service = service(false);
     let told = |pods: &[Arc<Pod>]| wanted::of(&service, pods, &node);

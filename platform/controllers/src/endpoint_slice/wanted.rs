@@ -63,15 +63,6 @@ pub(super) fn tells_something_new(old: &Pod, new: &Pod) -> bool {
     told(old) != told(new)
 }
 
-/// When the newest change happened that the endpoints of these pods tell: for measuring how long programming takes.
-pub(crate) fn last_change_trigger(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
-    let changes = pods
-        .iter()
-        .filter_map(|pod| pods::condition(pod, "Ready").and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0));
-    let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    changes.chain(created).max().map(pharos_api::time::format)
-}
-
 /// The addresses of a pod of one family.
 fn addresses(pod: &Pod, v6: bool) -> Vec<String> {
     let status = pod.status.as_ref();

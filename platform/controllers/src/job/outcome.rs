@@ -71,6 +71,28 @@ pub(super) fn ended(job: &Job, pod: &Pod, ending: bool) -> bool {
     owners::is_deleting(pod) && (ending || !waits)
 }
 
+/// Whether a pod whose end counts has failed. What a failing Job cuts short has; what a successful one has no more use for
+/// has not.
+pub(super) fn has_failed(job: &Job, pod: &Pod, failing: bool) -> bool {
+    pods::phase(pod) != "Succeeded" && !is_ignored(job, pod) && (failing || ended(job, pod, false))
+}
+
+/// Counts the pods that have not ended, of which `active` still run. The cache does not show yet what was deleted just now:
+/// those are on their way out, and the Job must not end before them.
+pub(super) fn tally(status: &mut JobStatus, pods: &[Arc<Pod>], active: usize) {
+    let cached = pods.iter().filter(|pod| pods::is_active(pod)).count();
+    let ready = pods.iter().filter(|pod| pods::is_active(pod) && pods::is_ready(pod)).count();
+    let terminating = pods.iter().filter(|pod| pods::is_terminating(pod)).count() + cached.saturating_sub(active);
+    status.active = some_count(active);
+    status.ready = Some(i32::try_from(ready.min(active)).unwrap_or(i32::MAX));
+    status.terminating = Some(i32::try_from(terminating).unwrap_or(i32::MAX));
+}
+
+/// Whether no pod runs or is on its way out any more.
+pub(super) fn all_gone(status: &JobStatus) -> bool {
+    status.active.is_none() && status.terminating.unwrap_or_default() == 0
+}
+
 pub(super) fn replaces_terminating(job: &Job) -> bool {
     let spec = job.spec.as_ref();
     match spec.and_then(|spec| spec.pod_replacement_policy.as_deref()) {
@@ -172,7 +194,7 @@ fn exit_code(codes: &PodFailurePolicyOnExitCodesRequirement, pod: &Pod) -> Optio
 }
 
 /// Whether the failure policy says not to count a failed pod.
-pub(super) fn is_ignored(job: &Job, pod: &Pod) -> bool {
+fn is_ignored(job: &Job, pod: &Pod) -> bool {
     matches!(policy_action(job, pod), Some(("Ignore", _)))
 }
 

@@ -96,6 +96,50 @@ fn limits_fail_a_job() {
     assert_eq!(reason(&late, &[], at(10)).as_deref(), Some("DeadlineExceeded"));
 }
 
+fn leaving(pod: &Arc<Pod>) -> Arc<Pod> {
+    let mut pod = (**pod).clone();
+    pod.metadata.deletion_timestamp = Some(crate::env::seconds(at(110)));
+    Arc::new(pod)
+}
+
+#[test]
+fn a_job_ends_after_its_pods() {
+    let running = worker("a", "Running", None);
+    let deleted = leaving(&running);
+    for (pods, active, expected, gone) in [
+        (vec![running.clone()], 1, (Some(1), Some(1), Some(0)), false),
+        (vec![running.clone()], 0, (None, Some(0), Some(1)), false), // Deleted just now.
+        (vec![deleted.clone()], 0, (None, Some(0), Some(1)), false),
+        (vec![deleted.clone(), running], 0, (None, Some(0), Some(2)), false),
+        (vec![], 2, (Some(2), Some(0), Some(0)), false), // Made just now.
+        (vec![leaving(&worker("a", "Failed", None))], 0, (None, Some(0), Some(0)), true),
+        (vec![], 0, (None, Some(0), Some(0)), true),
+    ] {
+        let mut status = JobStatus::default();
+        outcome::tally(&mut status, &pods, active);
+        assert_eq!((status.active, status.ready, status.terminating), expected);
+        assert_eq!(outcome::all_gone(&status), gone);
+    }
+}
+
+#[test]
+fn pods_that_are_cut_short_fail_with_their_job_only() {
+    let plain = job(JobSpec::default());
+    let waits = job(JobSpec { pod_replacement_policy: Some("Failed".into()), ..JobSpec::default() });
+    let running = worker("a", "Running", None);
+    let (deleted, failed) = (leaving(&running), worker("b", "Failed", None));
+    for (job, pod, failing, expected) in [
+        (&plain, &deleted, true, true),
+        (&plain, &deleted, false, true), // Somebody deleted it while its Job went on.
+        (&waits, &deleted, true, true),
+        (&waits, &deleted, false, false),
+        (&waits, &failed, false, true),
+        (&plain, &worker("c", "Succeeded", None), true, false),
+    ] {
+        assert_eq!(outcome::has_failed(job, pod, failing), expected);
+    }
+}
+
 #[test]
 fn success_by_count_or_policy() {
     let reason = |job: &Job, pods: &[Arc<Pod>]| outcome::success(job, &outcome::count(job, pods), &[]).map(|s| s.0);
