@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     plugins::{Plugins, Snapshot},
     pod_info::PodInfo,
-    queue::{Attempt, Queue},
+    queue::{Attempt, Failed, Queue},
 };
 
 /// Bindings on their way at once; a further decision waits for one of them.
@@ -239,11 +239,8 @@ impl State {
         match outcome {
             Outcome::Node(node) => self.bind(attempt, node, began),
             Outcome::Unschedulable { message, plugins } => {
-                for plugin in plugins {
-                    self.metrics.unschedulable.with_label_values(&[plugin, Scheduler::SCHEDULER_NAME]).inc();
-                }
                 self.count_attempt("unschedulable", began);
-                self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, true);
+                self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, Failed::Unschedulable(plugins));
                 self.fail(&attempt.pod, "Unschedulable", message);
             }
         }
@@ -256,7 +253,7 @@ impl State {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             // `next` makes sure that there is one.
             self.cache.forget(&pod.uid);
-            return self.queue.put_back(&pod.key, &pod.uid, false);
+            return self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
         };
         let client = self.client.clone();
         let span = tracing::info_span!("bind", namespace = %pod.key.namespace, pod = %pod.key.name, node);
@@ -297,7 +294,7 @@ impl State {
                 } else {
                     tracing::warn!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding failed");
                 }
-                self.queue.put_back(&pod.key, &pod.uid, false);
+                self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
             }
         }
     }
