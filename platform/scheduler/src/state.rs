@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -302,25 +305,16 @@ impl State {
     /// Tells users why the pod is pending.
     fn fail(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String) {
         self.recorder.warning(&pod.regarding(), "FailedScheduling", message.clone());
-        let told = pod.pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| {
-            c.type_ == "PodScheduled"
-                && c.status == "False"
-                && c.reason.as_deref() == Some(reason)
-                && c.message.as_deref() == Some(&message)
-        });
-        if told {
-            return;
-        }
+        // The attempt may have begun before its predecessor's condition was seen.
+        let newest = self.pods.get(&pod.key);
+        let newest: &Pod = newest.as_deref().unwrap_or(&pod.pod);
+        let Some(condition) = not_scheduled(newest, reason, &message, jiff::Timestamp::now()) else { return };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
         let pod = pod.clone();
         let patch = serde_json::json!({
             // A pod of the same name that was made since must not be told this.
             "metadata": {"uid": pod.uid},
-            "status": {"conditions": [{
-                "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-                "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()),
-                "observedGeneration": pod.pod.metadata.generation,
-            }]},
+            "status": {"conditions": [condition]},
         });
         let (slots, client_span) = (self.slots.clone(), tracing::info_span!("condition", pod = %pod.key));
         self.writes.spawn(
@@ -341,6 +335,21 @@ impl State {
             .instrument(client_span),
         );
     }
+}
+
+/// The condition that says why the pod is pending, or `None` if the pod says so already. Its time is that of a change of the
+/// status, not of the reason or the message (`UpdatePodCondition`).
+fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<serde_json::Value> {
+    let before = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "PodScheduled");
+    let before = before.filter(|c| c.status == "False");
+    if before.is_some_and(|c| c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)) {
+        return None;
+    }
+    let since = before.and_then(|c| c.last_transition_time.clone()).unwrap_or(Time(now));
+    Some(serde_json::json!({
+        "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+        "lastTransitionTime": since, "observedGeneration": pod.metadata.generation,
+    }))
 }
 
 async fn create_binding(client: &Client, pod: &PodInfo, node: &str) -> kube::Result<()> {
@@ -369,5 +378,40 @@ impl State {
         let labels = &[Scheduler::SCHEDULER_NAME, result];
         self.metrics.schedule_attempts.with_label_values(labels).inc();
         self.metrics.attempt_duration.with_label_values(labels).observe(began.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_conditions_time_is_that_of_its_status() {
+        let (before, now) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
+        let pod = |status: &str| -> Pod {
+            let condition = json!({"type": "PodScheduled", "status": status, "reason": "Unschedulable", "message": "m",
+                "lastTransitionTime": before});
+            serde_json::from_value(json!({"metadata": {"generation": 3}, "status": {"conditions": [condition]}})).unwrap()
+        };
+        for (pod, reason, message, expected) in [
+            (Pod::default(), "Unschedulable", "m", Some(now)),
+            (pod("True"), "Unschedulable", "m", Some(now)),
+            (pod("False"), "Unschedulable", "m", None),
+            (pod("False"), "Unschedulable", "other", Some(before)),
+            (pod("False"), "SchedulerError", "m", Some(before)),
+        ] {
+            let condition = not_scheduled(&pod, reason, message, now.parse().unwrap());
+            let time = condition.as_ref().map(|c| c["lastTransitionTime"].as_str().unwrap());
+            assert_eq!(time, expected, "{reason} {message}");
+            if let Some(condition) = &condition {
+                assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!(reason)));
+                assert_eq!(
+                    (&condition["message"], &condition["observedGeneration"]),
+                    (&json!(message), &json!(pod.metadata.generation))
+                );
+            }
+        }
     }
 }
