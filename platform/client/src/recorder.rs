@@ -21,9 +21,12 @@ use crate::errors::is_not_found;
 const QUEUE: usize = 1000;
 /// Distinct events that are remembered, to be counted rather than written again (client-go's `maxLruCacheEntries`).
 const REMEMBERED: usize = 4096;
-/// More than so many different messages of one reason about one object within ten minutes are told as one.
+/// From the tenth different message of one reason about one object on, they are told as one, until there was none for ten
+/// minutes.
 const SIMILAR: usize = 10;
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
+/// What precedes the latest message of those that are told as one.
+const COMBINED: &str = "(combined from similar events): ";
 /// Events about one object: so many at once, then one in five minutes.
 const BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
@@ -92,15 +95,7 @@ impl Recorder {
     #[must_use]
     pub fn start(ctx: &Ctx, client: Client, reporter: &str, host: Option<&str>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            client,
-            reporter: reporter.to_owned(),
-            host: host.map(str::to_owned),
-            written: HashMap::new(),
-            order: VecDeque::new(),
-            similar: HashMap::new(),
-            budget: HashMap::new(),
-        };
+        let writer = Writer::new(client, reporter, host);
         let ctx_ = ctx.clone();
         ctx.spawn("recorder", async move { writer.run(ctx_, receiver).await });
         Self(sender)
@@ -135,15 +130,29 @@ struct Writer {
     client: Client,
     reporter: String,
     host: Option<String>,
+    /// The names and counts of what was written, by what it is counted as.
     written: HashMap<Told, (String, i32)>,
     order: VecDeque<Told>,
-    similar: HashMap<(Regarding, &'static str, String), (Instant, HashSet<String>)>,
+    /// The latest of a group of similar events, and their messages, by what the group is counted as.
+    similar: HashMap<Told, (Instant, HashSet<String>)>,
     budget: HashMap<Regarding, (f64, Instant)>,
 }
 
 // === impl Writer ===
 
 impl Writer {
+    fn new(client: Client, reporter: &str, host: Option<&str>) -> Self {
+        Self {
+            client,
+            reporter: reporter.to_owned(),
+            host: host.map(str::to_owned),
+            written: HashMap::new(),
+            order: VecDeque::new(),
+            similar: HashMap::new(),
+            budget: HashMap::new(),
+        }
+    }
+
     async fn run(mut self, ctx: Ctx, mut receiver: mpsc::Receiver<Told>) {
         loop {
             let told = tokio::select! {
@@ -156,8 +165,8 @@ impl Writer {
                 tracing::debug!(reason = told.reason, "event dropped, too many about one object");
                 continue;
             }
-            let told = self.aggregate(told);
-            if let Err(error) = self.write(&told, ctx.clock().now()).await {
+            let (told, counted_as) = self.aggregate(told);
+            if let Err(error) = self.write(&told, counted_as, ctx.clock().now()).await {
                 tracing::debug!(reason = told.reason, error = %error, "event was not written");
             }
         }
@@ -179,33 +188,32 @@ impl Writer {
         true
     }
 
-    /// Replaces the message when too many different ones share a reason.
-    fn aggregate(&mut self, told: Told) -> Told {
+    /// Replaces the message when too many different ones share a reason, whatever part of the object they are about. Second,
+    /// what the event is counted as: itself, or all that are told as one, whose event shows the latest message.
+    fn aggregate(&mut self, told: Told) -> (Told, Told) {
         if self.similar.len() > REMEMBERED {
-            self.similar.retain(|_, (since, _)| since.elapsed() < SIMILAR_WINDOW);
+            self.similar.retain(|_, (latest, _)| latest.elapsed() < SIMILAR_WINDOW);
         }
         let now = Instant::now();
-        let group = (told.regarding.clone(), told.kind, told.reason.clone());
-        let (since, messages) = self.similar.entry(group).or_insert_with(|| (now, HashSet::new()));
-        if since.elapsed() > SIMILAR_WINDOW {
-            *since = now;
+        let whole = Regarding { field_path: String::new(), ..told.regarding.clone() };
+        let group = Told { regarding: whole, message: COMBINED.to_owned(), ..told.clone() };
+        let (latest, messages) = self.similar.entry(group.clone()).or_insert_with(|| (now, HashSet::new()));
+        if latest.elapsed() > SIMILAR_WINDOW {
             messages.clear();
         }
-        if messages.len() < SIMILAR {
+        *latest = now;
+        if messages.contains(&told.message) || messages.len() + 1 < SIMILAR {
             messages.insert(told.message.clone());
-            return told;
+            return (told.clone(), told);
         }
-        if messages.contains(&told.message) {
-            return told;
-        }
-        Told { message: format!("(combined from similar events): {}", told.message), ..told }
+        (Told { message: format!("{COMBINED}{}", told.message), ..told }, group)
     }
 
-    async fn write(&mut self, told: &Told, now: Timestamp) -> kube::Result<()> {
+    async fn write(&mut self, told: &Told, counted_as: Told, now: Timestamp) -> kube::Result<()> {
         let namespace = if told.regarding.namespace.is_empty() { "default" } else { &told.regarding.namespace };
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        if let Some((name, count)) = self.written.get_mut(told) {
-            let patch = serde_json::json!({"count": *count + 1, "lastTimestamp": Time(now)});
+        if let Some((name, count)) = self.written.get_mut(&counted_as) {
+            let patch = serde_json::json!({"count": *count + 1, "lastTimestamp": Time(now), "message": told.message});
             match api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(_) => {
                     *count += 1;
@@ -218,8 +226,8 @@ impl Writer {
         }
         let name = format!("{}.{:x}", told.regarding.name, now.as_nanosecond());
         api.create(&PostParams::default(), &self.event(told, &name, namespace, now)).await?;
-        if self.written.insert(told.clone(), (name, 1)).is_none() {
-            self.order.push_back(told.clone());
+        if self.written.insert(counted_as.clone(), (name, 1)).is_none() {
+            self.order.push_back(counted_as);
         }
         while self.order.len() > REMEMBERED {
             if let Some(oldest) = self.order.pop_front() {
@@ -253,5 +261,92 @@ impl Writer {
             count: Some(1),
             ..Event::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Methods and bodies, in order.
+    type Requests = Arc<Mutex<Vec<(String, Value)>>>;
+
+    /// A writer to a server that takes everything, and what it took.
+    fn writer() -> (Writer, Requests) {
+        let requests = Requests::default();
+        let log = requests.clone();
+        let client = crate::in_process(tower::service_fn(move |request: http::Request<Body>| {
+            let log = log.clone();
+            async move {
+                let method = request.method().to_string();
+                let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                log.lock().push((method, serde_json::from_slice(&bytes).unwrap()));
+                let event = serde_json::json!({"metadata": {"name": "e", "namespace": "a"}, "involvedObject": {}});
+                let body = Body::from(event.to_string().into_bytes());
+                Ok::<_, Infallible>(http::Response::builder().header("content-type", "application/json").body(body).unwrap())
+            }
+        }));
+        (Writer::new(client, "test", None), requests)
+    }
+
+    fn told(message: &str) -> Told {
+        let regarding = Regarding { kind: "Pod".into(), namespace: "a".into(), name: "p".into(), ..Regarding::default() };
+        Told { regarding, kind: "Normal", reason: "R".into(), message: message.to_owned() }
+    }
+
+    async fn tell(writer: &mut Writer, told: Told) {
+        let (told, counted_as) = writer.aggregate(told);
+        writer.write(&told, counted_as, Timestamp::UNIX_EPOCH).await.unwrap();
+    }
+
+    /// What reached the server since: method, message and count.
+    fn seen(requests: &Requests) -> Vec<(String, String, i64)> {
+        let requests = std::mem::take(&mut *requests.lock());
+        let text = |body: &Value| body["message"].as_str().unwrap().to_owned();
+        requests.into_iter().map(|(method, body)| (method, text(&body), body["count"].as_i64().unwrap())).collect()
+    }
+
+    fn expect(method: &str, message: &str, count: i64) -> (String, String, i64) {
+        (method.to_owned(), message.to_owned(), count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_events_are_counted_and_many_similar_ones_told_as_one() {
+        let (mut writer, requests) = writer();
+        for number in 1..=9 {
+            tell(&mut writer, told(&number.to_string())).await;
+        }
+        let single: Vec<_> = (1..=9).map(|number: i64| expect("POST", &number.to_string(), 1)).collect();
+        assert_eq!(seen(&requests), single);
+        tell(&mut writer, told("10")).await;
+        let mut part = told("11");
+        part.regarding.field_path = "spec.containers{c}".into();
+        tell(&mut writer, part).await;
+        tell(&mut writer, told("1")).await;
+        tell(&mut writer, told("12")).await;
+        let expected = [
+            expect("POST", "(combined from similar events): 10", 1),
+            expect("PATCH", "(combined from similar events): 11", 2),
+            expect("PATCH", "1", 2),
+            expect("PATCH", "(combined from similar events): 12", 3),
+        ];
+        assert_eq!(seen(&requests), expected);
+
+        let other = |told: Told| Told { reason: "Other".into(), ..told };
+        tell(&mut writer, other(told("13"))).await;
+        tokio::time::advance(SIMILAR_WINDOW).await;
+        tell(&mut writer, told("14")).await;
+        tokio::time::advance(SIMILAR_WINDOW + Duration::from_secs(1)).await;
+        tell(&mut writer, told("15")).await;
+        let expected =
+            [expect("POST", "13", 1), expect("PATCH", "(combined from similar events): 14", 4), expect("POST", "15", 1)];
+        assert_eq!(seen(&requests), expected, "ten minutes count from the latest");
     }
 }
