@@ -36,7 +36,11 @@ const REFILL_SECONDS: f64 = 300.0;
 /// Repeated events are counted on the first one, many similar ones told as one, and floods cut off, with client-go's limits
 /// (`tools/record/events_cache.go`).
 #[derive(Clone)]
-pub struct Recorder(mpsc::Sender<Told>);
+pub struct Recorder {
+    queue: mpsc::Sender<Told>,
+    /// See [`Recorder::doing`].
+    action: &'static str,
+}
 
 /// The object that an event is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,6 +65,7 @@ struct Told {
     kind: &'static str,
     reason: String,
     message: String,
+    action: &'static str,
 }
 
 // === impl Regarding ===
@@ -98,13 +103,20 @@ impl Recorder {
         let writer = Writer::new(client, reporter, host);
         let ctx_ = ctx.clone();
         ctx.spawn("recorder", async move { writer.run(ctx_, receiver).await });
-        Self(sender)
+        Self { queue: sender, action: "" }
     }
 
     /// A recorder whose events go nowhere, for tests.
     #[must_use]
     pub fn discarding() -> Self {
-        Self(mpsc::channel(1).0)
+        Self { queue: mpsc::channel(1).0, action: "" }
+    }
+
+    /// The same recorder, for events that name what the component was doing (`Binding`). Upstream's components that do so use
+    /// the newer recorder (`tools/events`), which also tells the instance of a component that belongs to no node.
+    #[must_use]
+    pub fn doing(&self, action: &'static str) -> Self {
+        Self { action, ..self.clone() }
     }
 
     /// Tells of ordinary progress.
@@ -118,8 +130,8 @@ impl Recorder {
     }
 
     fn tell(&self, regarding: &Regarding, kind: &'static str, reason: &str, message: String) {
-        let told = Told { regarding: regarding.clone(), kind, reason: reason.to_owned(), message };
-        if self.0.try_send(told).is_err() {
+        let told = Told { regarding: regarding.clone(), kind, reason: reason.to_owned(), message, action: self.action };
+        if self.queue.try_send(told).is_err() {
             tracing::debug!(reason, "event dropped, the queue is full");
         }
     }
@@ -130,6 +142,8 @@ struct Writer {
     client: Client,
     reporter: String,
     host: Option<String>,
+    /// The name of this machine, for the instance in events with an action.
+    machine: String,
     /// The names and counts of what was written, by what it is counted as.
     written: HashMap<Told, (String, i32)>,
     order: VecDeque<Told>,
@@ -146,6 +160,7 @@ impl Writer {
             client,
             reporter: reporter.to_owned(),
             host: host.map(str::to_owned),
+            machine: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
             written: HashMap::new(),
             order: VecDeque::new(),
             similar: HashMap::new(),
@@ -239,6 +254,10 @@ impl Writer {
 
     fn event(&self, told: &Told, name: &str, namespace: &str, now: Timestamp) -> Event {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let instance = match &self.host {
+            None if !told.action.is_empty() => Some(format!("{}-{}", self.reporter, self.machine)),
+            host => host.clone(),
+        };
         Event {
             metadata: ObjectMeta { name: some(name), namespace: some(namespace), ..ObjectMeta::default() },
             involved_object: ObjectReference {
@@ -255,7 +274,8 @@ impl Writer {
             message: some(&told.message),
             source: Some(EventSource { component: some(&self.reporter), host: self.host.clone() }),
             reporting_component: some(&self.reporter),
-            reporting_instance: self.host.clone(),
+            reporting_instance: instance,
+            action: some(told.action),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),
             count: Some(1),
@@ -298,7 +318,7 @@ mod tests {
 
     fn told(message: &str) -> Told {
         let regarding = Regarding { kind: "Pod".into(), namespace: "a".into(), name: "p".into(), ..Regarding::default() };
-        Told { regarding, kind: "Normal", reason: "R".into(), message: message.to_owned() }
+        Told { regarding, kind: "Normal", reason: "R".into(), message: message.to_owned(), action: "" }
     }
 
     async fn tell(writer: &mut Writer, told: Told) {
@@ -348,5 +368,23 @@ mod tests {
         let expected =
             [expect("POST", "13", 1), expect("PATCH", "(combined from similar events): 14", 4), expect("POST", "15", 1)];
         assert_eq!(seen(&requests), expected, "ten minutes count from the latest");
+    }
+
+    #[tokio::test]
+    async fn events_say_who_tells_and_what_it_was_doing() {
+        for (host, action, instance) in [
+            (None, "", None),
+            (Some("n1"), "", Some("n1")),
+            (None, "Binding", Some("test-m")),
+            (Some("n1"), "Binding", Some("n1")),
+        ] {
+            let mut writer = Writer::new(writer().0.client, "test", host);
+            writer.machine = "m".into();
+            let event = writer.event(&Told { action, ..told("1") }, "e", "a", Timestamp::UNIX_EPOCH);
+            let source = event.source.unwrap();
+            assert_eq!((source.component.as_deref(), source.host.as_deref()), (Some("test"), host));
+            assert_eq!((event.reporting_component.as_deref(), event.reporting_instance.as_deref()), (Some("test"), instance));
+            assert_eq!(event.action.as_deref(), Some(action).filter(|action| !action.is_empty()));
+        }
     }
 }

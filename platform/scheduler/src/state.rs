@@ -285,7 +285,7 @@ impl State {
                 self.metrics.sli_duration.with_label_values(&[&label]).observe(since.elapsed().as_secs_f64());
                 self.queue.remove(&pod.key);
                 let text = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.normal(&pod.regarding(), "Scheduled", text);
+                self.recorder.doing("Binding").normal(&pod.regarding(), "Scheduled", text);
             }
             Err(error) => {
                 self.cache.forget(&pod.uid);
@@ -304,7 +304,7 @@ impl State {
 
     /// Tells users why the pod is pending.
     fn fail(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String) {
-        self.recorder.warning(&pod.regarding(), "FailedScheduling", message.clone());
+        self.recorder.doing("Scheduling").warning(&pod.regarding(), "FailedScheduling", message.clone());
         // The attempt may have begun before its predecessor's condition was seen.
         let newest = self.pods.get(&pod.key);
         let newest: &Pod = newest.as_deref().unwrap_or(&pod.pod);
