@@ -291,13 +291,14 @@ impl State {
                 self.cache.forget(&pod.uid);
                 self.queue.move_all("ScheduleAttemptFailure");
                 self.count_attempt("error", began);
+                self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
                 // Gone, or bound by somebody else: the watch tells, there is nothing to do.
                 if matches!(&error, Error::Bind { source, .. } if is_not_found(source) || is_conflict(source)) {
                     tracing::debug!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding was refused");
                 } else {
                     tracing::warn!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding failed");
+                    self.fail(&pod, "SchedulerError", error.told());
                 }
-                self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
             }
         }
     }
@@ -308,14 +309,18 @@ impl State {
         // The attempt may have begun before its predecessor's condition was seen.
         let newest = self.pods.get(&pod.key);
         let newest: &Pod = newest.as_deref().unwrap_or(&pod.pod);
+        // A binding without an answer may have happened, and the watch may be about to tell: only a pod that is still the one
+        // that is known is told that it is not scheduled.
+        let version = newest.metadata.resource_version.clone().filter(|_| reason == "SchedulerError");
         let Some(condition) = not_scheduled(newest, reason, &message, jiff::Timestamp::now()) else { return };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
         let pod = pod.clone();
-        let patch = serde_json::json!({
-            // A pod of the same name that was made since must not be told this.
-            "metadata": {"uid": pod.uid},
-            "status": {"conditions": [condition]},
-        });
+        // A pod of the same name that was made since must not be told this.
+        let mut metadata = serde_json::json!({"uid": pod.uid});
+        if let Some(version) = version {
+            metadata["resourceVersion"] = version.into();
+        }
+        let patch = serde_json::json!({"metadata": metadata, "status": {"conditions": [condition]}});
         let (slots, client_span) = (self.slots.clone(), tracing::info_span!("condition", pod = %pod.key));
         self.writes.spawn(
             async move {
@@ -337,9 +342,12 @@ impl State {
     }
 }
 
-/// The condition that says why the pod is pending, or `None` if the pod says so already. Its time is that of a change of the
-/// status, not of the reason or the message (`UpdatePodCondition`).
+/// The condition that says why the pod is pending, or `None` if the pod says so already, or is bound. Its time is that of a
+/// change of the status, not of the reason or the message (`UpdatePodCondition`).
 fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<serde_json::Value> {
+    if pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|node| !node.is_empty()) {
+        return None; // Bound after all.
+    }
     let before = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "PodScheduled");
     let before = before.filter(|c| c.status == "False");
     if before.is_some_and(|c| c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)) {
@@ -395,12 +403,14 @@ mod tests {
                 "lastTransitionTime": before});
             serde_json::from_value(json!({"metadata": {"generation": 3}, "status": {"conditions": [condition]}})).unwrap()
         };
+        let bound: Pod = serde_json::from_value(json!({"spec": {"containers": [], "nodeName": "n"}})).unwrap();
         for (pod, reason, message, expected) in [
             (Pod::default(), "Unschedulable", "m", Some(now)),
             (pod("True"), "Unschedulable", "m", Some(now)),
             (pod("False"), "Unschedulable", "m", None),
             (pod("False"), "Unschedulable", "other", Some(before)),
             (pod("False"), "SchedulerError", "m", Some(before)),
+            (bound, "SchedulerError", "m", None),
         ] {
             let condition = not_scheduled(&pod, reason, message, now.parse().unwrap());
             let time = condition.as_ref().map(|c| c["lastTransitionTime"].as_str().unwrap());
@@ -412,6 +422,21 @@ mod tests {
                     (&json!(message), &json!(pod.metadata.generation))
                 );
             }
+        }
+    }
+
+    #[test]
+    fn users_are_told_why_a_binding_failed() {
+        let status = kube::core::Status::failure("pods \"p\" is forbidden: no", "Forbidden").with_code(403);
+        let (pod, node) = (Key::new("a", "p"), "n".to_owned());
+        for (error, expected) in [
+            (
+                Error::Bind { pod: pod.clone(), node: node.clone(), source: kube::Error::Api(Box::new(status)) },
+                "running Bind plugin \"DefaultBinder\": pods \"p\" is forbidden: no",
+            ),
+            (Error::Deadline { pod, node }, "running Bind plugin \"DefaultBinder\": no answer in time"),
+        ] {
+            assert_eq!(error.told(), expected);
         }
     }
 }
