@@ -21,9 +21,12 @@ use crate::errors::is_not_found;
 const QUEUE: usize = 1000;
 /// Distinct events that are remembered, to be counted rather than written again (client-go's `maxLruCacheEntries`).
 const REMEMBERED: usize = 4096;
-/// More than so many different messages of one reason about one object within ten minutes are told as one.
+/// From the tenth different message of one reason about one object on, they are told as one, until there was none for ten
+/// minutes.
 const SIMILAR: usize = 10;
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
+/// What precedes the latest message of those that are told as one.
+const COMBINED: &str = "(combined from similar events): ";
 /// Events about one object: so many at once, then one in five minutes.
 const BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
@@ -33,7 +36,11 @@ const REFILL_SECONDS: f64 = 300.0;
 /// Repeated events are counted on the first one, many similar ones told as one, and floods cut off, with client-go's limits
 /// (`tools/record/events_cache.go`).
 #[derive(Clone)]
-pub struct Recorder(mpsc::Sender<Told>);
+pub struct Recorder {
+    queue: mpsc::Sender<Told>,
+    /// See [`Recorder::doing`].
+    action: &'static str,
+}
 
 /// The object that an event is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -58,6 +65,7 @@ struct Told {
     kind: &'static str,
     reason: String,
     message: String,
+    action: &'static str,
 }
 
 // === impl Regarding ===
@@ -92,24 +100,23 @@ impl Recorder {
     #[must_use]
     pub fn start(ctx: &Ctx, client: Client, reporter: &str, host: Option<&str>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            client,
-            reporter: reporter.to_owned(),
-            host: host.map(str::to_owned),
-            written: HashMap::new(),
-            order: VecDeque::new(),
-            similar: HashMap::new(),
-            budget: HashMap::new(),
-        };
+        let writer = Writer::new(client, reporter, host);
         let ctx_ = ctx.clone();
         ctx.spawn("recorder", async move { writer.run(ctx_, receiver).await });
-        Self(sender)
+        Self { queue: sender, action: "" }
     }
 
     /// A recorder whose events go nowhere, for tests.
     #[must_use]
     pub fn discarding() -> Self {
-        Self(mpsc::channel(1).0)
+        Self { queue: mpsc::channel(1).0, action: "" }
+    }
+
+    /// The same recorder, for events that name what the component was doing (`Binding`). Upstream's components that do so use
+    /// the newer recorder (`tools/events`), which also tells the instance of a component that belongs to no node.
+    #[must_use]
+    pub fn doing(&self, action: &'static str) -> Self {
+        Self { action, ..self.clone() }
     }
 
     /// Tells of ordinary progress.
@@ -123,8 +130,8 @@ impl Recorder {
     }
 
     fn tell(&self, regarding: &Regarding, kind: &'static str, reason: &str, message: String) {
-        let told = Told { regarding: regarding.clone(), kind, reason: reason.to_owned(), message };
-        if self.0.try_send(told).is_err() {
+        let told = Told { regarding: regarding.clone(), kind, reason: reason.to_owned(), message, action: self.action };
+        if self.queue.try_send(told).is_err() {
             tracing::debug!(reason, "event dropped, the queue is full");
         }
     }
@@ -135,15 +142,32 @@ struct Writer {
     client: Client,
     reporter: String,
     host: Option<String>,
+    /// The name of this machine, for the instance in events with an action.
+    machine: String,
+    /// The names and counts of what was written, by what it is counted as.
     written: HashMap<Told, (String, i32)>,
     order: VecDeque<Told>,
-    similar: HashMap<(Regarding, &'static str, String), (Instant, HashSet<String>)>,
+    /// The latest of a group of similar events, and their messages, by what the group is counted as.
+    similar: HashMap<Told, (Instant, HashSet<String>)>,
     budget: HashMap<Regarding, (f64, Instant)>,
 }
 
 // === impl Writer ===
 
 impl Writer {
+    fn new(client: Client, reporter: &str, host: Option<&str>) -> Self {
+        Self {
+            client,
+            reporter: reporter.to_owned(),
+            host: host.map(str::to_owned),
+            machine: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+            written: HashMap::new(),
+            order: VecDeque::new(),
+            similar: HashMap::new(),
+            budget: HashMap::new(),
+        }
+    }
+
     async fn run(mut self, ctx: Ctx, mut receiver: mpsc::Receiver<Told>) {
         loop {
             let told = tokio::select! {
@@ -156,8 +180,8 @@ impl Writer {
                 tracing::debug!(reason = told.reason, "event dropped, too many about one object");
                 continue;
             }
-            let told = self.aggregate(told);
-            if let Err(error) = self.write(&told, ctx.clock().now()).await {
+            let (told, counted_as) = self.aggregate(told);
+            if let Err(error) = self.write(&told, counted_as, ctx.clock().now()).await {
                 tracing::debug!(reason = told.reason, error = %error, "event was not written");
             }
         }
@@ -179,33 +203,32 @@ impl Writer {
         true
     }
 
-    /// Replaces the message when too many different ones share a reason.
-    fn aggregate(&mut self, told: Told) -> Told {
+    /// Replaces the message when too many different ones share a reason, whatever part of the object they are about. Second,
+    /// what the event is counted as: itself, or all that are told as one, whose event shows the latest message.
+    fn aggregate(&mut self, told: Told) -> (Told, Told) {
         if self.similar.len() > REMEMBERED {
-            self.similar.retain(|_, (since, _)| since.elapsed() < SIMILAR_WINDOW);
+            self.similar.retain(|_, (latest, _)| latest.elapsed() < SIMILAR_WINDOW);
         }
         let now = Instant::now();
-        let group = (told.regarding.clone(), told.kind, told.reason.clone());
-        let (since, messages) = self.similar.entry(group).or_insert_with(|| (now, HashSet::new()));
-        if since.elapsed() > SIMILAR_WINDOW {
-            *since = now;
+        let whole = Regarding { field_path: String::new(), ..told.regarding.clone() };
+        let group = Told { regarding: whole, message: COMBINED.to_owned(), ..told.clone() };
+        let (latest, messages) = self.similar.entry(group.clone()).or_insert_with(|| (now, HashSet::new()));
+        if latest.elapsed() > SIMILAR_WINDOW {
             messages.clear();
         }
-        if messages.len() < SIMILAR {
+        *latest = now;
+        if messages.contains(&told.message) || messages.len() + 1 < SIMILAR {
             messages.insert(told.message.clone());
-            return told;
+            return (told.clone(), told);
         }
-        if messages.contains(&told.message) {
-            return told;
-        }
-        Told { message: format!("(combined from similar events): {}", told.message), ..told }
+        (Told { message: format!("{COMBINED}{}", told.message), ..told }, group)
     }
 
-    async fn write(&mut self, told: &Told, now: Timestamp) -> kube::Result<()> {
+    async fn write(&mut self, told: &Told, counted_as: Told, now: Timestamp) -> kube::Result<()> {
         let namespace = if told.regarding.namespace.is_empty() { "default" } else { &told.regarding.namespace };
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        if let Some((name, count)) = self.written.get_mut(told) {
-            let patch = serde_json::json!({"count": *count + 1, "lastTimestamp": Time(now)});
+        if let Some((name, count)) = self.written.get_mut(&counted_as) {
+            let patch = serde_json::json!({"count": *count + 1, "lastTimestamp": Time(now), "message": told.message});
             match api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(_) => {
                     *count += 1;
@@ -218,8 +241,8 @@ impl Writer {
         }
         let name = format!("{}.{:x}", told.regarding.name, now.as_nanosecond());
         api.create(&PostParams::default(), &self.event(told, &name, namespace, now)).await?;
-        if self.written.insert(told.clone(), (name, 1)).is_none() {
-            self.order.push_back(told.clone());
+        if self.written.insert(counted_as.clone(), (name, 1)).is_none() {
+            self.order.push_back(counted_as);
         }
         while self.order.len() > REMEMBERED {
             if let Some(oldest) = self.order.pop_front() {
@@ -231,6 +254,10 @@ impl Writer {
 
     fn event(&self, told: &Told, name: &str, namespace: &str, now: Timestamp) -> Event {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let instance = match &self.host {
+            None if !told.action.is_empty() => Some(format!("{}-{}", self.reporter, self.machine)),
+            host => host.clone(),
+        };
         Event {
             metadata: ObjectMeta { name: some(name), namespace: some(namespace), ..ObjectMeta::default() },
             involved_object: ObjectReference {
@@ -247,11 +274,117 @@ impl Writer {
             message: some(&told.message),
             source: Some(EventSource { component: some(&self.reporter), host: self.host.clone() }),
             reporting_component: some(&self.reporter),
-            reporting_instance: self.host.clone(),
+            reporting_instance: instance,
+            action: some(told.action),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),
             count: Some(1),
             ..Event::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Methods and bodies, in order.
+    type Requests = Arc<Mutex<Vec<(String, Value)>>>;
+
+    /// A writer to a server that takes everything, and what it took.
+    fn writer() -> (Writer, Requests) {
+        let requests = Requests::default();
+        let log = requests.clone();
+        let client = crate::in_process(tower::service_fn(move |request: http::Request<Body>| {
+            let log = log.clone();
+            async move {
+                let method = request.method().to_string();
+                let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                log.lock().push((method, serde_json::from_slice(&bytes).unwrap()));
+                let event = serde_json::json!({"metadata": {"name": "e", "namespace": "a"}, "involvedObject": {}});
+                let body = Body::from(event.to_string().into_bytes());
+                Ok::<_, Infallible>(http::Response::builder().header("content-type", "application/json").body(body).unwrap())
+            }
+        }));
+        (Writer::new(client, "test", None), requests)
+    }
+
+    fn told(message: &str) -> Told {
+        let regarding = Regarding { kind: "Pod".into(), namespace: "a".into(), name: "p".into(), ..Regarding::default() };
+        Told { regarding, kind: "Normal", reason: "R".into(), message: message.to_owned(), action: "" }
+    }
+
+    async fn tell(writer: &mut Writer, told: Told) {
+        let (told, counted_as) = writer.aggregate(told);
+        writer.write(&told, counted_as, Timestamp::UNIX_EPOCH).await.unwrap();
+    }
+
+    /// What reached the server since: method, message and count.
+    fn seen(requests: &Requests) -> Vec<(String, String, i64)> {
+        let requests = std::mem::take(&mut *requests.lock());
+        let text = |body: &Value| body["message"].as_str().unwrap().to_owned();
+        requests.into_iter().map(|(method, body)| (method, text(&body), body["count"].as_i64().unwrap())).collect()
+    }
+
+    fn expect(method: &str, message: &str, count: i64) -> (String, String, i64) {
+        (method.to_owned(), message.to_owned(), count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_events_are_counted_and_many_similar_ones_told_as_one() {
+        let (mut writer, requests) = writer();
+        for number in 1..=9 {
+            tell(&mut writer, told(&number.to_string())).await;
+        }
+        let single: Vec<_> = (1..=9).map(|number: i64| expect("POST", &number.to_string(), 1)).collect();
+        assert_eq!(seen(&requests), single);
+        tell(&mut writer, told("10")).await;
+        let mut part = told("11");
+        part.regarding.field_path = "spec.containers{c}".into();
+        tell(&mut writer, part).await;
+        tell(&mut writer, told("1")).await;
+        tell(&mut writer, told("12")).await;
+        let expected = [
+            expect("POST", "(combined from similar events): 10", 1),
+            expect("PATCH", "(combined from similar events): 11", 2),
+            expect("PATCH", "1", 2),
+            expect("PATCH", "(combined from similar events): 12", 3),
+        ];
+        assert_eq!(seen(&requests), expected);
+
+        let other = |told: Told| Told { reason: "Other".into(), ..told };
+        tell(&mut writer, other(told("13"))).await;
+        tokio::time::advance(SIMILAR_WINDOW).await;
+        tell(&mut writer, told("14")).await;
+        tokio::time::advance(SIMILAR_WINDOW + Duration::from_secs(1)).await;
+        tell(&mut writer, told("15")).await;
+        let expected =
+            [expect("POST", "13", 1), expect("PATCH", "(combined from similar events): 14", 4), expect("POST", "15", 1)];
+        assert_eq!(seen(&requests), expected, "ten minutes count from the latest");
+    }
+
+    #[tokio::test]
+    async fn events_say_who_tells_and_what_it_was_doing() {
+        for (host, action, instance) in [
+            (None, "", None),
+            (Some("n1"), "", Some("n1")),
+            (None, "Binding", Some("test-m")),
+            (Some("n1"), "Binding", Some("n1")),
+        ] {
+            let mut writer = Writer::new(writer().0.client, "test", host);
+            writer.machine = "m".into();
+            let event = writer.event(&Told { action, ..told("1") }, "e", "a", Timestamp::UNIX_EPOCH);
+            let source = event.source.unwrap();
+            assert_eq!((source.component.as_deref(), source.host.as_deref()), (Some("test"), host));
+            assert_eq!((event.reporting_component.as_deref(), event.reporting_instance.as_deref()), (Some("test"), instance));
+            assert_eq!(event.action.as_deref(), Some(action).filter(|action| !action.is_empty()));
         }
     }
 }

@@ -50,6 +50,8 @@ pub(crate) fn decide(plugins: &Plugins, snapshot: &Snapshot<'_>, pod: &PodInfo, 
         }
     };
     let (mut feasible, mut reasons, mut refused) = (Vec::new(), BTreeMap::<String, usize>::new(), Vec::new());
+    // Nodes that might do if pods left them.
+    let mut candidates = Vec::new();
     let wanted = enough(nodes.len());
     let mut looked_at = 0;
     for offset in 0..nodes.len() {
@@ -57,9 +59,12 @@ pub(crate) fn decide(plugins: &Plugins, snapshot: &Snapshot<'_>, pod: &PodInfo, 
         looked_at += 1;
         match plugins.filter(&prepared, pod, node) {
             Ok(()) => feasible.push(node),
-            Err((plugin, why)) => {
-                for reason in why {
+            Err((plugin, refusal)) => {
+                for reason in refusal.reasons {
                     *reasons.entry(reason).or_default() += 1;
+                }
+                if refusal.resolvable {
+                    candidates.push(node);
                 }
                 if !refused.contains(&plugin) {
                     refused.push(plugin);
@@ -72,7 +77,8 @@ pub(crate) fn decide(plugins: &Plugins, snapshot: &Snapshot<'_>, pod: &PodInfo, 
     }
     *start = (*start + looked_at) % nodes.len();
     if feasible.is_empty() {
-        return Outcome::Unschedulable { message: unavailable(nodes.len(), &reasons), plugins: refused };
+        let message = unavailable(nodes.len(), &reasons) + &nobody_evicted(nodes.len(), pod, &candidates);
+        return Outcome::Unschedulable { message, plugins: refused };
     }
     Outcome::Node(best(&feasible, &plugins.score(&prepared, pod, &feasible)).name().to_owned())
 }
@@ -82,6 +88,27 @@ fn unavailable(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
     let mut texts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     texts.sort();
     format!("0/{nodes} nodes are available: {}.", texts.join(", "))
+}
+
+/// Upstream's text, to follow the reasons, on why nobody is evicted for the pod: what the `PostFilter` plugins
+/// `DynamicResources` and `DefaultPreemption` say.
+///
+/// Nothing if a candidate has pods of lower priority. Upstream would see whether the pod fits without them, and would say
+/// nothing either once it evicts them; that they could not help, nobody has found out here.
+fn nobody_evicted(nodes: usize, pod: &PodInfo, candidates: &[&NodeInfo]) -> String {
+    let why = if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
+        "not eligible due to preemptionPolicy=Never.".to_owned()
+    } else if candidates.iter().any(|node| node.pods.values().any(|other| other.priority < pod.priority)) {
+        return String::new();
+    } else {
+        let mut reasons = BTreeMap::from([
+            ("No preemption victims found for incoming pod".to_owned(), candidates.len()),
+            ("Preemption is not helpful for scheduling".to_owned(), nodes - candidates.len()),
+        ]);
+        reasons.retain(|_, count| *count > 0);
+        unavailable(nodes, &reasons)
+    };
+    format!(" no new claims to deallocate, preemption: {why}")
 }
 
 /// A node of the highest score, each of them with the same chance.

@@ -22,5 +22,20 @@ pub enum Error {
     },
 }
 
+// === impl Error ===
+
+impl Error {
+    /// What users read in the event and the condition: upstream's words, with the message of the API server's answer.
+    pub(crate) fn told(&self) -> String {
+        let why = match self {
+            Self::Bind { source, .. } => {
+                pharos_client::status_of(source).map_or_else(|| source.to_string(), |s| s.message.clone())
+            }
+            Self::Deadline { .. } => "no answer in time".to_owned(),
+        };
+        format!("running Bind plugin \"DefaultBinder\": {why}")
+    }
+}
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

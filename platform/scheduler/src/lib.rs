@@ -4,7 +4,9 @@
 //! `PodScheduled` and Events, nothing else. Keeps nothing that one list could not rebuild.
 //!
 //! Follows kube-scheduler 1.37 (`pkg/scheduler`): queue, snapshot, filter, score, reserve, bind. There is no preemption
-//! and no dynamic resource allocation yet: a pod that asks for resource claims stays pending and is told so.
+//! yet: where upstream would look whether pods of lower priority can be evicted, the pod waits, and is told only why it
+//! does not fit. There is no dynamic resource allocation either: a pod that asks for resource claims stays pending and is
+//! told so.
 //!
 //! Start reading at [`Scheduler`]. A new filter or score is one file in [`plugins`].
 

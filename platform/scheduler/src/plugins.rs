@@ -40,10 +40,18 @@ pub(crate) struct Prepared {
     affinity: inter_pod_affinity::Prepared,
 }
 
-type Reasons = Vec<String>;
+/// Why a node will not do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// In the words of upstream.
+    pub(crate) reasons: Vec<String>,
+    /// Whether the node might do if pods left it (upstream's `Unschedulable`); if not, it is the node itself that will not do
+    /// (`UnschedulableAndUnresolvable`).
+    pub(crate) resolvable: bool,
+}
 
 /// A filter: says why a node will not do.
-type Filter = fn(&Prepared, &PodInfo, &NodeInfo) -> Result<(), Reasons>;
+type Filter = fn(&Prepared, &PodInfo, &NodeInfo) -> Result<(), Refusal>;
 /// A score of every node, each from 0 to [`MAX_SCORE`].
 type Score = fn(&Prepared, &PodInfo, &[&NodeInfo]) -> Vec<i64>;
 
@@ -52,6 +60,22 @@ pub(crate) struct Plugins {
     filters: Vec<(&'static str, Filter)>,
     scores: Vec<(i64, Score)>,
 }
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// Pods on the node, or near it, are in the way.
+    fn by_pods(reason: &str) -> Self {
+        Self { reasons: vec![reason.to_owned()], resolvable: true }
+    }
+
+    /// The node would not do if it were empty.
+    fn by_node(reason: &str) -> Self {
+        Self { reasons: vec![reason.to_owned()], resolvable: false }
+    }
+}
+
+// === impl Plugins ===
 
 impl Default for Plugins {
     fn default() -> Self {
@@ -94,8 +118,8 @@ impl Plugins {
     }
 
     /// Whether a node will do; if not, the first plugin that refuses it, and why.
-    pub(crate) fn filter(&self, prepared: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), (&'static str, Reasons)> {
-        self.filters.iter().try_for_each(|(name, filter)| filter(prepared, pod, node).map_err(|reasons| (*name, reasons)))
+    pub(crate) fn filter(&self, prepared: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), (&'static str, Refusal)> {
+        self.filters.iter().try_for_each(|(name, filter)| filter(prepared, pod, node).map_err(|refusal| (*name, refusal)))
     }
 
     /// The weighted sum of all scores of each node.

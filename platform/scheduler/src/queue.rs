@@ -7,7 +7,7 @@ use std::{
 use pharos_client::Key;
 use tokio::time::Instant;
 
-use crate::{metrics::Metrics, pod_info::PodInfo};
+use crate::{Scheduler, metrics::Metrics, pod_info::PodInfo};
 
 /// Waits after failed attempts: 1 s, doubling to 10 s (`podInitialBackoffSeconds`, `podMaxBackoffSeconds`).
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -36,6 +36,16 @@ struct Queued {
     since: Instant,
     /// When it may be tried again at the earliest, after a failed attempt.
     not_before: Instant,
+    /// Who refused the pod at the last attempt. They are counted in the metric for as long as they are here.
+    refused_by: Vec<&'static str>,
+}
+
+/// Why an attempt came to nothing.
+pub(crate) enum Failed {
+    /// No node fits, these plugins said: only an event or time makes another try worthwhile.
+    Unschedulable(Vec<&'static str>),
+    /// Something went wrong; the pod may fit.
+    Error,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,7 +104,15 @@ impl Queue {
         }
         self.sequence += 1;
         let now = Instant::now();
-        let queued = Queued { info, place: Place::Gated, order: self.sequence, attempts: 0, since: now, not_before: now };
+        let queued = Queued {
+            info,
+            place: Place::Gated,
+            order: self.sequence,
+            attempts: 0,
+            since: now,
+            not_before: now,
+            refused_by: Vec::new(),
+        };
         self.pods.insert(key.clone(), queued);
         self.gated.insert(key.clone());
         if gated {
@@ -107,6 +125,7 @@ impl Queue {
 
     pub(crate) fn remove(&mut self, key: &Key) {
         self.leave(key);
+        self.no_longer_refused(key);
         self.pods.remove(key);
         self.report();
     }
@@ -115,6 +134,7 @@ impl Queue {
     pub(crate) fn take(&mut self) -> Option<Attempt> {
         self.wake();
         let (_, _, key) = self.active.pop_first()?;
+        self.no_longer_refused(&key);
         let queued = self.pods.get_mut(&key)?;
         queued.place = Place::Taken { moved: false };
         self.taken.insert(key);
@@ -140,12 +160,19 @@ impl Queue {
         !self.active.is_empty()
     }
 
-    /// Puts back a pod whose attempt failed. `unschedulable`: no node fits, so only an event or time makes another try worthwhile.
-    pub(crate) fn put_back(&mut self, key: &Key, uid: &str, unschedulable: bool) {
+    /// Puts back a pod whose attempt failed.
+    pub(crate) fn put_back(&mut self, key: &Key, uid: &str, why: Failed) {
         let Some(queued) = self.pods.get_mut(key).filter(|q| q.info.uid == uid) else { return };
         let Place::Taken { moved } = queued.place else { return };
         let wait = FIRST_BACKOFF.saturating_mul(1 << (queued.attempts - 1).min(10)).min(LONGEST_BACKOFF);
         queued.not_before = Instant::now() + wait;
+        let unschedulable = matches!(why, Failed::Unschedulable(_));
+        if let Failed::Unschedulable(plugins) = why {
+            for plugin in &plugins {
+                self.metrics.unschedulable.with_label_values(&[*plugin, Scheduler::SCHEDULER_NAME]).inc();
+            }
+            queued.refused_by = plugins;
+        }
         if unschedulable && !moved {
             let now = Instant::now();
             queued.place = Place::Unschedulable(now);
@@ -236,6 +263,15 @@ impl Queue {
             Place::Taken { .. } => {
                 self.taken.remove(key);
             }
+        }
+    }
+
+    /// Counts the pod no longer among those that plugins refused: another attempt is under way, or the pod left. As upstream,
+    /// it counts until then even if an event has moved it on.
+    fn no_longer_refused(&mut self, key: &Key) {
+        let Some(queued) = self.pods.get_mut(key) else { return };
+        for plugin in queued.refused_by.drain(..) {
+            self.metrics.unschedulable.with_label_values(&[plugin, Scheduler::SCHEDULER_NAME]).dec();
         }
     }
 

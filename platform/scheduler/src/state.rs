@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -21,7 +24,7 @@ use crate::{
     metrics::Metrics,
     plugins::{Plugins, Snapshot},
     pod_info::PodInfo,
-    queue::{Attempt, Queue},
+    queue::{Attempt, Failed, Queue},
 };
 
 /// Bindings on their way at once; a further decision waits for one of them.
@@ -239,11 +242,8 @@ impl State {
         match outcome {
             Outcome::Node(node) => self.bind(attempt, node, began),
             Outcome::Unschedulable { message, plugins } => {
-                for plugin in plugins {
-                    self.metrics.unschedulable.with_label_values(&[plugin, Scheduler::SCHEDULER_NAME]).inc();
-                }
                 self.count_attempt("unschedulable", began);
-                self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, true);
+                self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, Failed::Unschedulable(plugins));
                 self.fail(&attempt.pod, "Unschedulable", message);
             }
         }
@@ -256,7 +256,7 @@ impl State {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             // `next` makes sure that there is one.
             self.cache.forget(&pod.uid);
-            return self.queue.put_back(&pod.key, &pod.uid, false);
+            return self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
         };
         let client = self.client.clone();
         let span = tracing::info_span!("bind", namespace = %pod.key.namespace, pod = %pod.key.name, node);
@@ -285,46 +285,42 @@ impl State {
                 self.metrics.sli_duration.with_label_values(&[&label]).observe(since.elapsed().as_secs_f64());
                 self.queue.remove(&pod.key);
                 let text = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.normal(&pod.regarding(), "Scheduled", text);
+                self.recorder.doing("Binding").normal(&pod.regarding(), "Scheduled", text);
             }
             Err(error) => {
                 self.cache.forget(&pod.uid);
                 self.queue.move_all("ScheduleAttemptFailure");
                 self.count_attempt("error", began);
+                self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
                 // Gone, or bound by somebody else: the watch tells, there is nothing to do.
                 if matches!(&error, Error::Bind { source, .. } if is_not_found(source) || is_conflict(source)) {
                     tracing::debug!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding was refused");
                 } else {
                     tracing::warn!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding failed");
+                    self.fail(&pod, "SchedulerError", error.told());
                 }
-                self.queue.put_back(&pod.key, &pod.uid, false);
             }
         }
     }
 
     /// Tells users why the pod is pending.
     fn fail(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String) {
-        self.recorder.warning(&pod.regarding(), "FailedScheduling", message.clone());
-        let told = pod.pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| {
-            c.type_ == "PodScheduled"
-                && c.status == "False"
-                && c.reason.as_deref() == Some(reason)
-                && c.message.as_deref() == Some(&message)
-        });
-        if told {
-            return;
-        }
+        self.recorder.doing("Scheduling").warning(&pod.regarding(), "FailedScheduling", message.clone());
+        // The attempt may have begun before its predecessor's condition was seen.
+        let newest = self.pods.get(&pod.key);
+        let newest: &Pod = newest.as_deref().unwrap_or(&pod.pod);
+        // A binding without an answer may have happened, and the watch may be about to tell: only a pod that is still the one
+        // that is known is told that it is not scheduled.
+        let version = newest.metadata.resource_version.clone().filter(|_| reason == "SchedulerError");
+        let Some(condition) = not_scheduled(newest, reason, &message, jiff::Timestamp::now()) else { return };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
         let pod = pod.clone();
-        let patch = serde_json::json!({
-            // A pod of the same name that was made since must not be told this.
-            "metadata": {"uid": pod.uid},
-            "status": {"conditions": [{
-                "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-                "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()),
-                "observedGeneration": pod.pod.metadata.generation,
-            }]},
-        });
+        // A pod of the same name that was made since must not be told this.
+        let mut metadata = serde_json::json!({"uid": pod.uid});
+        if let Some(version) = version {
+            metadata["resourceVersion"] = version.into();
+        }
+        let patch = serde_json::json!({"metadata": metadata, "status": {"conditions": [condition]}});
         let (slots, client_span) = (self.slots.clone(), tracing::info_span!("condition", pod = %pod.key));
         self.writes.spawn(
             async move {
@@ -344,6 +340,24 @@ impl State {
             .instrument(client_span),
         );
     }
+}
+
+/// The condition that says why the pod is pending, or `None` if the pod says so already, or is bound. Its time is that of a
+/// change of the status, not of the reason or the message (`UpdatePodCondition`).
+fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<serde_json::Value> {
+    if pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|node| !node.is_empty()) {
+        return None; // Bound after all.
+    }
+    let before = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "PodScheduled");
+    let before = before.filter(|c| c.status == "False");
+    if before.is_some_and(|c| c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)) {
+        return None;
+    }
+    let since = before.and_then(|c| c.last_transition_time.clone()).unwrap_or(Time(now));
+    Some(serde_json::json!({
+        "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+        "lastTransitionTime": since, "observedGeneration": pod.metadata.generation,
+    }))
 }
 
 async fn create_binding(client: &Client, pod: &PodInfo, node: &str) -> kube::Result<()> {
@@ -372,5 +386,57 @@ impl State {
         let labels = &[Scheduler::SCHEDULER_NAME, result];
         self.metrics.schedule_attempts.with_label_values(labels).inc();
         self.metrics.attempt_duration.with_label_values(labels).observe(began.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_conditions_time_is_that_of_its_status() {
+        let (before, now) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
+        let pod = |status: &str| -> Pod {
+            let condition = json!({"type": "PodScheduled", "status": status, "reason": "Unschedulable", "message": "m",
+                "lastTransitionTime": before});
+            serde_json::from_value(json!({"metadata": {"generation": 3}, "status": {"conditions": [condition]}})).unwrap()
+        };
+        let bound: Pod = serde_json::from_value(json!({"spec": {"containers": [], "nodeName": "n"}})).unwrap();
+        for (pod, reason, message, expected) in [
+            (Pod::default(), "Unschedulable", "m", Some(now)),
+            (pod("True"), "Unschedulable", "m", Some(now)),
+            (pod("False"), "Unschedulable", "m", None),
+            (pod("False"), "Unschedulable", "other", Some(before)),
+            (pod("False"), "SchedulerError", "m", Some(before)),
+            (bound, "SchedulerError", "m", None),
+        ] {
+            let condition = not_scheduled(&pod, reason, message, now.parse().unwrap());
+            let time = condition.as_ref().map(|c| c["lastTransitionTime"].as_str().unwrap());
+            assert_eq!(time, expected, "{reason} {message}");
+            if let Some(condition) = &condition {
+                assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!(reason)));
+                assert_eq!(
+                    (&condition["message"], &condition["observedGeneration"]),
+                    (&json!(message), &json!(pod.metadata.generation))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn users_are_told_why_a_binding_failed() {
+        let status = kube::core::Status::failure("pods \"p\" is forbidden: no", "Forbidden").with_code(403);
+        let (pod, node) = (Key::new("a", "p"), "n".to_owned());
+        for (error, expected) in [
+            (
+                Error::Bind { pod: pod.clone(), node: node.clone(), source: kube::Error::Api(Box::new(status)) },
+                "running Bind plugin \"DefaultBinder\": pods \"p\" is forbidden: no",
+            ),
+            (Error::Deadline { pod, node }, "running Bind plugin \"DefaultBinder\": no answer in time"),
+        ] {
+            assert_eq!(error.told(), expected);
+        }
     }
 }

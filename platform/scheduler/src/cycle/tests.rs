@@ -54,11 +54,14 @@ fn decide_on(nodes: &[Arc<Node>], placed: &[(Arc<PodInfo>, &str)], pod: &PodInfo
     decide(&Plugins::default(), &snapshot, pod, &mut 0)
 }
 
+/// A message is compared up to what it says about preemption; see `nobody_is_evicted`.
 #[track_caller]
 fn check(nodes: &[Arc<Node>], placed: &[(Arc<PodInfo>, &str)], pod: &PodInfo, expected: &str) {
     match decide_on(nodes, placed, pod) {
         Outcome::Node(node) => assert_eq!(node, expected),
-        Outcome::Unschedulable { message, .. } => assert_eq!(message, expected),
+        Outcome::Unschedulable { message, .. } => {
+            assert_eq!(message.split(" no new claims").next().unwrap(), expected);
+        }
     }
 }
 
@@ -161,6 +164,60 @@ fn spreading() {
         Arc::new(PodInfo::new(Arc::new(pod)))
     };
     check(&nodes, &[(owned("1"), "a"), (owned("2"), "a")], &owned("p"), "b");
+}
+
+#[test]
+fn nobody_is_evicted() {
+    let nodes = [
+        node("a", json!({})),
+        node("b", json!({"spec": {"unschedulable": true}})),
+        node("c", json!({"allocatable": {"cpu": "1", "memory": "4Gi", "pods": "10"}})),
+    ];
+    let with = |priority: i32, spec: Value| {
+        let mut spec = spec;
+        spec.as_object_mut().unwrap().insert("priority".into(), json!(priority));
+        spec
+    };
+    let full = pod("full", json!({}), with(5, asks("2")));
+    let reasons = "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.";
+    let never = json!({"containers": asks("1500m")["containers"], "preemptionPolicy": "Never"});
+    for (what, nodes, pod, expected) in [
+        (
+            "c is too small, b is cordoned, and a's pod is as important",
+            &nodes[..],
+            pod("p", json!({}), with(5, asks("1500m"))),
+            format!(
+                "{reasons} no new claims to deallocate, preemption: 0/3 nodes are available: \
+                 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."
+            ),
+        ),
+        ("a's pod is less important", &nodes[..], pod("p", json!({}), with(6, asks("1500m"))), reasons.to_owned()),
+        (
+            "the pod does not want it",
+            &nodes[..],
+            pod("p", json!({}), with(6, never)),
+            format!("{reasons} no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."),
+        ),
+        (
+            "no eviction makes the node larger",
+            &nodes[..1],
+            pod("p", json!({}), with(6, asks("3"))),
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
+             1 Preemption is not helpful for scheduling."
+                .to_owned(),
+        ),
+        (
+            "only pods are in the way",
+            &nodes[..1],
+            pod("p", json!({}), with(0, asks("1"))),
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
+             1 No preemption victims found for incoming pod."
+                .to_owned(),
+        ),
+    ] {
+        let Outcome::Unschedulable { message, .. } = decide_on(nodes, &[(full.clone(), "a")], &pod) else { panic!("{what}") };
+        assert_eq!(message, expected, "{what}");
+    }
 }
 
 #[test]

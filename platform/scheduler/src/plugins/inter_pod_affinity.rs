@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use pharos_client::Key;
 
-use super::{MAX_SCORE, Reasons, Snapshot};
+use super::{MAX_SCORE, Refusal, Snapshot};
 use crate::{labels::selects, node_info::NodeInfo, pod_info::PodInfo};
 
 /// Topology key and value: a domain.
@@ -110,20 +110,20 @@ fn domain(node: &NodeInfo, key: &str) -> Option<Domain> {
     Some((key.to_owned(), node.labels().get(key)?.clone()))
 }
 
-pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
+pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
     let prepared = &prepared.affinity;
     let near = prepared
         .near
         .iter()
         .all(|(key, domains)| domain(node, key).is_some_and(|d| prepared.first_of_its_kind || domains.contains_key(&d)));
     if !near {
-        return Err(vec!["node(s) didn't match pod affinity rules".into()]);
+        return Err(Refusal::by_node("node(s) didn't match pod affinity rules"));
     }
     if prepared.away.iter().any(|(key, domains)| domain(node, key).is_some_and(|d| domains.contains_key(&d))) {
-        return Err(vec!["node(s) didn't match pod anti-affinity rules".into()]);
+        return Err(Refusal::by_pods("node(s) didn't match pod anti-affinity rules"));
     }
     if prepared.refused.keys().any(|(key, value)| node.labels().get(key) == Some(value)) {
-        return Err(vec!["node(s) didn't satisfy existing pods anti-affinity rules".into()]);
+        return Err(Refusal::by_pods("node(s) didn't satisfy existing pods anti-affinity rules"));
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! `NodeAffinity`: the pod's node selector and node affinity.
 
-use super::{Prepared, Reasons, normalize};
+use super::{Prepared, Refusal, normalize};
 use crate::{labels::term_matches, node_info::NodeInfo, pod_info::PodInfo};
 
-pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
-    if matches(pod, node) { Ok(()) } else { Err(vec!["node(s) didn't match Pod's node affinity/selector".into()]) }
+pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
+    if matches(pod, node) { Ok(()) } else { Err(Refusal::by_node("node(s) didn't match Pod's node affinity/selector")) }
 }
 
 /// Whether a node matches what the pod requires of it.

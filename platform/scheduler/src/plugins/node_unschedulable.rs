@@ -2,13 +2,13 @@
 
 use k8s_openapi::api::core::v1::Taint;
 
-use super::{Prepared, Reasons, taint_toleration::tolerates};
+use super::{Prepared, Refusal, taint_toleration::tolerates};
 use crate::{node_info::NodeInfo, pod_info::PodInfo};
 
-pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
+pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
     let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
     if node.is_unschedulable() && !tolerates(pod.tolerations(), &taint) {
-        return Err(vec!["node(s) were unschedulable".into()]);
+        return Err(Refusal::by_node("node(s) were unschedulable"));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
 };
 
-use super::{MAX_SCORE, Reasons, Snapshot, node_affinity, taint_toleration::tolerates};
+use super::{MAX_SCORE, Refusal, Snapshot, node_affinity, taint_toleration::tolerates};
 use crate::{labels::selects, node_info::NodeInfo, pod_info::PodInfo};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -101,10 +101,10 @@ fn with_match_label_keys(constraint: &TopologySpreadConstraint, pod: &PodInfo) -
     selector
 }
 
-pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
+pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
     for counted in &prepared.spread.hard {
         let Some(domain) = node.labels().get(&counted.key) else {
-            return Err(vec!["node(s) didn't match pod topology spread constraints (missing required label)".into()]);
+            return Err(Refusal::by_node("node(s) didn't match pod topology spread constraints (missing required label)"));
         };
         let lowest = if counted.domains.len() < counted.min_domains {
             0
@@ -113,7 +113,7 @@ pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -
         };
         let here = counted.domains.get(domain).copied().unwrap_or_default();
         if here + i64::from(counted.itself) - lowest > counted.max_skew {
-            return Err(vec!["node(s) didn't match pod topology spread constraints".into()]);
+            return Err(Refusal::by_pods("node(s) didn't match pod topology spread constraints"));
         }
     }
     Ok(())

@@ -2,15 +2,15 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use super::{Prepared, Reasons, normalize};
+use super::{Prepared, Refusal, normalize};
 use crate::{node_info::NodeInfo, pod_info::PodInfo};
 
-pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
+pub(super) fn filter(_: &Prepared, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
     let binding = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
     if node.taints().iter().filter(binding).all(|taint| tolerates(pod.tolerations(), taint)) {
         return Ok(());
     }
-    Err(vec!["node(s) had untolerated taint(s)".into()])
+    Err(Refusal::by_node("node(s) had untolerated taint(s)"))
 }
 
 pub(super) fn score(_: &Prepared, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use pharos_client::Key;
 use std::sync::Arc;
 
-use super::{Reasons, Snapshot};
+use super::{Refusal, Snapshot};
 use crate::{labels::term_matches, node_info::NodeInfo, pod_info::PodInfo};
 
 /// The volumes that the pod's claims are bound to.
@@ -44,7 +44,7 @@ pub(super) fn prepare(snapshot: &Snapshot<'_>, pod: &PodInfo) -> Result<Prepared
     Ok(Prepared(bound))
 }
 
-pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Reasons> {
+pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
     let reaches = |volume: &Arc<PersistentVolume>| {
         let required = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
         required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_matches(term, node.name(), node.labels())))
@@ -52,5 +52,5 @@ pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -
     if prepared.volumes.0.iter().all(reaches) {
         return Ok(());
     }
-    Err(vec!["node(s) didn't match PersistentVolume's node affinity".into()])
+    Err(Refusal::by_node("node(s) didn't match PersistentVolume's node affinity"))
 }

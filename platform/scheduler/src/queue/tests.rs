@@ -14,6 +14,10 @@ fn pod(name: &str, spec: serde_json::Value) -> Arc<PodInfo> {
     Arc::new(PodInfo::new(Arc::new(pod)))
 }
 
+fn unschedulable() -> Failed {
+    Failed::Unschedulable(vec!["NodeResourcesFit"])
+}
+
 fn take(queue: &mut Queue) -> Option<String> {
     queue.take().map(|a| a.pod.key.name.to_string())
 }
@@ -34,14 +38,14 @@ async fn unschedulable_pods_wait_for_an_event_and_their_backoff() {
     let key = Key::new("a", "p");
     queue.put(pod("p", serde_json::json!({"containers": []})));
     assert_eq!(take(&mut queue).as_deref(), Some("p"));
-    queue.put_back(&key, "p", true);
+    queue.put_back(&key, "p", unschedulable());
     tokio::time::advance(Duration::from_millis(500)).await;
     assert_eq!(take(&mut queue), None);
     queue.move_all("NodeAdd");
     assert_eq!(take(&mut queue), None, "the back-off is not over");
     tokio::time::advance(Duration::from_millis(600)).await;
     assert_eq!(take(&mut queue).as_deref(), Some("p"));
-    queue.put_back(&key, "p", true);
+    queue.put_back(&key, "p", unschedulable());
     tokio::time::advance(UNSCHEDULABLE_FOR).await;
     assert_eq!(take(&mut queue).as_deref(), Some("p"), "time is an event too");
 }
@@ -52,7 +56,7 @@ async fn an_event_during_the_attempt_counts() {
     queue.put(pod("p", serde_json::json!({"containers": []})));
     take(&mut queue);
     queue.move_all("NodeAdd");
-    queue.put_back(&Key::new("a", "p"), "p", true);
+    queue.put_back(&Key::new("a", "p"), "p", unschedulable());
     tokio::time::advance(Duration::from_millis(1100)).await;
     assert_eq!(take(&mut queue).as_deref(), Some("p"));
 }
@@ -66,4 +70,32 @@ async fn gates_hold_a_pod_back() {
     assert_eq!(take(&mut queue).as_deref(), Some("p"));
     queue.remove(&Key::new("a", "p"));
     assert!(queue.pods.is_empty() && queue.taken.is_empty() && queue.gated.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_pods_are_counted_until_they_are_tried_again_or_leave() {
+    let mut queue = queue();
+    let key = Key::new("a", "p");
+    let counted = |queue: &Queue| {
+        let of = |plugin: &str| queue.metrics.unschedulable.with_label_values(&[plugin, Scheduler::SCHEDULER_NAME]).get();
+        (of("NodeResourcesFit"), of("NodeAffinity"))
+    };
+    let refused = || Failed::Unschedulable(vec!["NodeResourcesFit", "NodeAffinity"]);
+    queue.put(pod("p", serde_json::json!({"containers": []})));
+    for _ in 0..2 {
+        take(&mut queue);
+        assert_eq!(counted(&queue), (0, 0), "an attempt is under way");
+        queue.put_back(&key, "p", refused());
+        assert_eq!(counted(&queue), (1, 1));
+        queue.move_all("NodeAdd");
+        assert_eq!(counted(&queue), (1, 1), "moved on, not tried yet");
+        tokio::time::advance(LONGEST_BACKOFF).await;
+    }
+    take(&mut queue);
+    queue.put_back(&key, "p", unschedulable());
+    assert_eq!(counted(&queue), (1, 0), "only who refused last");
+    queue.remove(&key);
+    assert_eq!(counted(&queue), (0, 0), "deleted");
+    queue.put_back(&key, "p", refused());
+    assert_eq!(counted(&queue), (0, 0), "deleted during the attempt");
 }
