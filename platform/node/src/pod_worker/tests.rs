@@ -104,3 +104,23 @@ async fn a_new_kubelet_keeps_running_containers() {
     assert_eq!(world.runtime.running("a"), before);
     assert_eq!(world.runtime.calls().iter().filter(|call| *call == "run_pod_sandbox").count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_liveness_probe_fails_is_backed_off() {
+    let mut pod = pod("Always");
+    pod["spec"]["initContainers"] = json!([]);
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["false"]}, "periodSeconds": 1});
+    let world = world(pod).await;
+    world.runtime.fail_execs();
+    let _handle = world.start();
+    // Ten seconds may be over before the first wait is looked at: so long the worker waits for the Services here.
+    for (wait, restarts) in [(20, 3), (40, 4), (80, 5)] {
+        let message = format!("back-off {wait}s restarting failed container=a pod=p_n(u1)");
+        until(&world, &message, |pod| {
+            let status = &pod["status"]["containerStatuses"][0];
+            status["state"]["waiting"] == json!({"reason": "CrashLoopBackOff", "message": message})
+                && status["restartCount"] == restarts
+        })
+        .await;
+    }
+}

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -216,6 +219,8 @@ pub(super) struct FakeRuntime {
     calls: Mutex<Vec<String>>,
     /// Whether the pod is attached.
     attached: Mutex<bool>,
+    /// Whether commands in containers fail.
+    execs_fail: AtomicBool,
 }
 
 impl FakeRuntime {
@@ -226,7 +231,13 @@ impl FakeRuntime {
             containers: Mutex::default(),
             calls: Mutex::default(),
             attached: Mutex::default(),
+            execs_fail: AtomicBool::default(),
         }
+    }
+
+    /// From now on, commands in containers fail.
+    pub(super) fn fail_execs(&self) {
+        self.execs_fail.store(true, Ordering::Relaxed);
     }
 
     fn called(&self, call: &str) {
@@ -319,7 +330,7 @@ impl Runtime for FakeRuntime {
 
     async fn create_container(&self, sandbox: &str, config: &ContainerConfig) -> Result<String> {
         let mut containers = self.containers.lock();
-        let id = format!("{}-{}", config.metadata.name, containers.len());
+        let id = format!("{}-{}", config.metadata.name, config.metadata.attempt);
         let mut made = container(&config.metadata.name, ContainerState::Created, 0, 0);
         made.id = id.clone();
         made.pod_sandbox_id = sandbox.to_owned();
@@ -376,7 +387,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn exec_sync(&self, _: &str, _: &[String], _: Duration) -> Result<ExecSyncResponse> {
-        Ok(ExecSyncResponse::default())
+        Ok(ExecSyncResponse { exit_code: i32::from(self.execs_fail.load(Ordering::Relaxed)), ..ExecSyncResponse::default() })
     }
 
     async fn attach(&self, _: &str, _: Streams) -> Result<()> {
