@@ -164,6 +164,8 @@ impl Worker {
         };
         self.pulling += began.elapsed();
         result.map_err(|no| {
+            // Whatever the reason, and whether the image is the container's own or a volume's (`startContainer`).
+            self.core.recorder.warning(regarding, "Failed", format!("Error: {}", no.waiting.reason));
             // Without a back-off of its own: looked at again a little later.
             self.look_after(no.retry_in.unwrap_or(Duration::from_secs(10)) + Duration::from_millis(10));
             no.waiting
