@@ -258,7 +258,8 @@ fn terminated(inputs: &Inputs<'_>, instance: &ContainerStatus) -> ContainerState
     ContainerStateTerminated {
         container_id: Some(format!("{}://{}", inputs.runtime, instance.id)),
         exit_code: instance.exit_code,
-        signal: Some(instance.signal).filter(|signal| *signal != 0),
+        // CRI tells no signal, so the kubelet never has.
+        signal: None,
         reason: Some(match instance.reason.as_str() {
             "" if instance.exit_code == 0 => "Completed".to_owned(),
             "" => "Error".to_owned(),
@@ -724,6 +725,15 @@ pub(crate) mod tests {
         assert_eq!(found.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
         assert_eq!(found.container_id.as_deref(), Some("pharos://a-2"));
         assert_eq!(status.observed_generation, Some(3));
+    }
+
+    #[test]
+    fn a_signal_is_told_as_an_exit_code_only() {
+        let mut killed = container("a", ContainerState::Exited, 137, 1);
+        killed.signal = 9;
+        let status = status(case("Never", vec![killed]));
+        let state = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        assert_eq!((state.exit_code, state.signal), (137, None));
     }
 
     #[test]
