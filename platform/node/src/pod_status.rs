@@ -40,6 +40,8 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// For people.
     pub(crate) message: String,
+    /// Whether it had to go for the node's sake, which is told as a disruption.
+    pub(crate) disrupted: bool,
 }
 
 /// What a status is computed from.
@@ -448,7 +450,7 @@ fn conditions(inputs: &Inputs<'_>, all: &[(Role, Container)], status: &PodStatus
     };
     out.push(make("Ready", ready));
     out.push(make("ContainersReady", not_ready));
-    if let Some(failure) = inputs.failure.filter(|failure| failure.reason == "Evicted") {
+    if let Some(failure) = inputs.failure.filter(|failure| failure.disrupted) {
         let mut disrupted = make("DisruptionTarget", None);
         disrupted.reason = Some("TerminationByKubelet".to_owned());
         disrupted.message = Some(failure.message.clone());
@@ -589,6 +591,7 @@ pub(crate) mod tests {
         containers: Vec<ContainerStatus>,
         waiting: Vec<(&'static str, &'static str)>,
         health: HashMap<String, Health>,
+        failure: Option<Failure>,
         terminal: bool,
     }
 
@@ -610,7 +613,7 @@ pub(crate) mod tests {
             health: &|id| case.health.get(id).copied().unwrap_or(Health::GOOD),
             pod_ips: &[[10, 42, 0, 2].into()],
             host_ips: &[[10, 0, 0, 1].into()],
-            failure: None,
+            failure: case.failure.as_ref(),
             terminal: case.terminal,
             terminating: case.terminal,
             resizing: &BTreeSet::new(),
@@ -654,6 +657,7 @@ pub(crate) mod tests {
             containers,
             waiting: Vec::new(),
             health: HashMap::new(),
+            failure: None,
             terminal: false,
         }
     }
@@ -734,6 +738,20 @@ pub(crate) mod tests {
         let status = status(case("Never", vec![killed]));
         let state = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
         assert_eq!((state.exit_code, state.signal), (137, None));
+    }
+
+    #[test]
+    fn an_eviction_for_the_nodes_sake_is_a_disruption() {
+        for disrupted in [false, true] {
+            let failure = Failure { reason: "Evicted".into(), message: "full. ".into(), disrupted };
+            let containers = vec![container("a", ContainerState::Exited, 137, 1)];
+            let status = status(Case { failure: Some(failure), terminal: true, ..case("Always", containers) });
+            assert_eq!(
+                (status.phase.as_deref(), status.reason.as_deref(), status.message.as_deref()),
+                (Some("Failed"), Some("Evicted"), Some("full. "))
+            );
+            assert_eq!(status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget"), disrupted);
+        }
     }
 
     #[test]
