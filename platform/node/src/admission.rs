@@ -30,7 +30,7 @@ pub(crate) fn admit<'a>(
     unsafe_sysctls: &[String],
 ) -> Result<(), Failure> {
     let refuse = |reason: &str, message: String| {
-        Err(Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}") })
+        Err(Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}"), disrupted: false })
     };
     let Some(spec) = &pod.spec else { return Ok(()) };
     for sysctl in spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {

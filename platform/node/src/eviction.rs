@@ -1,6 +1,9 @@
 //! Pressure: what the machine runs out of, told as node conditions, and what is done about it (`pkg/kubelet/eviction`).
 //!
-//! First unused images go, then pods, one at a time, those first that use more than they asked for.
+//! First unused images go, then pods, one at a time, those first that use more than they asked for. Before that go those that
+//! keep more on disk than they may.
+
+mod local_storage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,6 +63,7 @@ pub(crate) async fn watch(core: Arc<Core>, workers: Workers) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut was_trouble = false;
+    let mut told = BTreeSet::new();
     loop {
         tokio::select! {
             () = core.ctx.stopped() => return,
@@ -81,6 +85,10 @@ pub(crate) async fn watch(core: Arc<Core>, workers: Workers) {
         if changed {
             *core.pressure.write() = pressure;
             core.status_wake.notify_one();
+        }
+        // As upstream: what these leave behind is seen at the next look.
+        if local_storage::evict(&core, &workers, &mut told).await {
+            continue;
         }
         collect_images(&core, signals.iter().any(|signal| condition(signal) == Some("DiskPressure"))).await;
         if let Some(signal) = signals.first() {
@@ -165,15 +173,19 @@ fn rank(pod: &Pod, used: u64) -> (bool, i64, i128) {
     (over > 0 || resources::qos(pod) == Qos::BestEffort, -i64::from(priority), over)
 }
 
+/// Whether a pod is never evicted (`IsCriticalPod`).
+fn is_critical(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= 2_000_000_000
+}
+
 async fn evict(core: &Core, workers: &Workers, signal: &'static str, reading: Reading, text: &str) {
     let Ok(stats) = core.runtime.list_pod_sandbox_stats(&PodSandboxFilter::default()).await else { return };
     let used: BTreeMap<&str, u64> =
         stats.iter().map(|stats| (stats.metadata.uid.as_str(), stats.cgroup.memory.working_set_bytes)).collect();
     let pods: Vec<Arc<Pod>> = core.admitted.lock().values().cloned().collect();
-    let critical = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= 2_000_000_000;
     let victim = pods
         .iter()
-        .filter(|pod| !critical(pod) && pod.metadata.deletion_timestamp.is_none())
+        .filter(|pod| !is_critical(pod) && pod.metadata.deletion_timestamp.is_none())
         .max_by_key(|pod| rank(pod, used.get(names::uid(pod)).copied().unwrap_or(0)));
     let Some(victim) = victim else { return };
     let message = format!(
@@ -183,7 +195,7 @@ async fn evict(core: &Core, workers: &Workers, signal: &'static str, reading: Re
     );
     core.recorder.warning(&Regarding::of(&**victim), "Evicted", message.as_str());
     core.metrics.evictions.with_label_values(&[signal]).inc();
-    workers.evict(names::uid(victim), Failure { reason: "Evicted".to_owned(), message });
+    workers.evict(names::uid(victim), Failure { reason: "Evicted".to_owned(), message, disrupted: true });
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use pharos_client::Regarding;
 use pharos_runtime::{
     Error,
+    image::Reference,
     types::{Image, ImageSpec, RegistryAuth},
 };
 use tokio::sync::Semaphore;
@@ -53,15 +54,16 @@ pub(crate) async fn ensure(
 ) -> Result<Image, NoImage> {
     let no = |reason: &str, message: String| NoImage { waiting: Waiting { reason: reason.to_owned(), message }, retry_in: None };
     let spec = ImageSpec { image: image.to_owned() };
-    let failed = |message: &str| core.recorder.warning(regarding, "Failed", message);
+    // A name that is none is never asked for (`applyDefaultImageTag`).
+    if image.parse::<Reference>().is_err() {
+        let message =
+            format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: invalid reference format");
+        core.recorder.warning(regarding, "InspectFailed", message.as_str());
+        return Err(no("InvalidImageName", message));
+    }
     let policy = policy.unwrap_or_else(|| default_policy(image));
     let present = match core.observe("image_status", core.runtime.image_status(&spec)).await {
         Ok(present) => present,
-        Err(Error::InvalidArgument(error)) => {
-            let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}");
-            core.recorder.warning(regarding, "InspectFailed", message.as_str());
-            return Err(no("InvalidImageName", message));
-        }
         Err(error) => {
             let message = format!("Failed to inspect image {image:?}: {}", error.chain());
             core.recorder.warning(regarding, "InspectFailed", message.as_str());
@@ -108,11 +110,6 @@ pub(crate) async fn ensure(
     }
     let pulled = match result {
         Ok(_) => core.observe("image_status", core.runtime.image_status(&spec)).await.map_err(|error| error.chain()),
-        Err(Error::InvalidArgument(error)) => {
-            let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}");
-            failed(&message);
-            return Err(no("InvalidImageName", message));
-        }
         Err(error) => Err(error.chain()),
     };
     let pulled = pulled.and_then(|found| found.ok_or_else(|| "the image is gone right after its pull".to_owned()));
@@ -135,8 +132,7 @@ pub(crate) async fn ensure(
         Err(error) => {
             core.images.backoffs.lock().next(&key, core.clock.now());
             core.images.reasons.lock().insert(key.clone(), format!("ErrImagePull: {error}"));
-            failed(&format!("Failed to pull image {image:?}: {error}"));
-            failed("Error: ErrImagePull");
+            core.recorder.warning(regarding, "Failed", format!("Failed to pull image {image:?}: {error}"));
             // The next look, soon, tells of the back-off.
             Err(NoImage {
                 waiting: Waiting { reason: "ErrImagePull".to_owned(), message: error },

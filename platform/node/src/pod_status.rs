@@ -40,6 +40,8 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// For people.
     pub(crate) message: String,
+    /// Whether it had to go for the node's sake, which is told as a disruption.
+    pub(crate) disrupted: bool,
 }
 
 /// What a status is computed from.
@@ -258,7 +260,8 @@ fn terminated(inputs: &Inputs<'_>, instance: &ContainerStatus) -> ContainerState
     ContainerStateTerminated {
         container_id: Some(format!("{}://{}", inputs.runtime, instance.id)),
         exit_code: instance.exit_code,
-        signal: Some(instance.signal).filter(|signal| *signal != 0),
+        // CRI tells no signal, so the kubelet never has.
+        signal: None,
         reason: Some(match instance.reason.as_str() {
             "" if instance.exit_code == 0 => "Completed".to_owned(),
             "" => "Error".to_owned(),
@@ -447,7 +450,7 @@ fn conditions(inputs: &Inputs<'_>, all: &[(Role, Container)], status: &PodStatus
     };
     out.push(make("Ready", ready));
     out.push(make("ContainersReady", not_ready));
-    if let Some(failure) = inputs.failure.filter(|failure| failure.reason == "Evicted") {
+    if let Some(failure) = inputs.failure.filter(|failure| failure.disrupted) {
         let mut disrupted = make("DisruptionTarget", None);
         disrupted.reason = Some("TerminationByKubelet".to_owned());
         disrupted.message = Some(failure.message.clone());
@@ -588,6 +591,7 @@ pub(crate) mod tests {
         containers: Vec<ContainerStatus>,
         waiting: Vec<(&'static str, &'static str)>,
         health: HashMap<String, Health>,
+        failure: Option<Failure>,
         terminal: bool,
     }
 
@@ -609,7 +613,7 @@ pub(crate) mod tests {
             health: &|id| case.health.get(id).copied().unwrap_or(Health::GOOD),
             pod_ips: &[[10, 42, 0, 2].into()],
             host_ips: &[[10, 0, 0, 1].into()],
-            failure: None,
+            failure: case.failure.as_ref(),
             terminal: case.terminal,
             terminating: case.terminal,
             resizing: &BTreeSet::new(),
@@ -653,6 +657,7 @@ pub(crate) mod tests {
             containers,
             waiting: Vec::new(),
             health: HashMap::new(),
+            failure: None,
             terminal: false,
         }
     }
@@ -724,6 +729,29 @@ pub(crate) mod tests {
         assert_eq!(found.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
         assert_eq!(found.container_id.as_deref(), Some("pharos://a-2"));
         assert_eq!(status.observed_generation, Some(3));
+    }
+
+    #[test]
+    fn a_signal_is_told_as_an_exit_code_only() {
+        let mut killed = container("a", ContainerState::Exited, 137, 1);
+        killed.signal = 9;
+        let status = status(case("Never", vec![killed]));
+        let state = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        assert_eq!((state.exit_code, state.signal), (137, None));
+    }
+
+    #[test]
+    fn an_eviction_for_the_nodes_sake_is_a_disruption() {
+        for disrupted in [false, true] {
+            let failure = Failure { reason: "Evicted".into(), message: "full. ".into(), disrupted };
+            let containers = vec![container("a", ContainerState::Exited, 137, 1)];
+            let status = status(Case { failure: Some(failure), terminal: true, ..case("Always", containers) });
+            assert_eq!(
+                (status.phase.as_deref(), status.reason.as_deref(), status.message.as_deref()),
+                (Some("Failed"), Some("Evicted"), Some("full. "))
+            );
+            assert_eq!(status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget"), disrupted);
+        }
     }
 
     #[test]

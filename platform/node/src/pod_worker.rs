@@ -352,7 +352,7 @@ impl Worker {
         if active >= seconds {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.core.recorder.normal(&Regarding::of(&*self.pod), "DeadlineExceeded", message.as_str());
-            self.failure = Some(Failure { reason: "DeadlineExceeded".to_owned(), message });
+            self.failure = Some(Failure { reason: "DeadlineExceeded".to_owned(), message, disrupted: false });
         } else {
             self.look_after(Duration::from_secs(u64::try_from(seconds - active).unwrap_or(1)));
         }

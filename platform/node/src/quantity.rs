@@ -62,6 +62,21 @@ pub(crate) fn bytes(value: u64) -> Quantity {
     Quantity(if value > 0 && value.is_multiple_of(1024) { format!("{}Ki", value / 1024) } else { value.to_string() })
 }
 
+/// So many whole units in canonical form, with suffixes of the kind that `like` has.
+pub(crate) fn canonical(value: i128, like: &str) -> String {
+    let (step, suffixes) = if like.trim_end().ends_with('i') && value >= 1024 {
+        (1024, ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
+    } else {
+        (1000, ["", "k", "M", "G", "T", "P", "E"])
+    };
+    let (mut number, mut power) = (value, 0);
+    while number != 0 && number % step == 0 && power + 1 < suffixes.len() {
+        number /= step;
+        power += 1;
+    }
+    format!("{number}{}", suffixes[power])
+}
+
 /// Thousandths of a CPU as a quantity.
 pub(crate) fn millicores(value: i128) -> Quantity {
     Quantity(if value % 1000 == 0 { (value / 1000).to_string() } else { format!("{value}m") })
@@ -95,6 +110,17 @@ mod tests {
         assert_eq!(bytes(2048).0, "2Ki");
         assert_eq!(bytes(1000).0, "1000");
         assert_eq!(millicores(2000).0, "2");
+        for (value, like, expect) in [
+            (1 << 20, "1024Ki", "1Mi"),
+            (1536 << 20, "1.5Gi", "1536Mi"),
+            (1000, "1Ki", "1k"),
+            (1500, "1", "1500"),
+            (2_000_000, "1M", "2M"),
+            (1 << 20, "1", "1048576"),
+            (0, "0", "0"),
+        ] {
+            assert_eq!(canonical(value, like), expect, "{value} like {like}");
+        }
         assert_eq!(millicores(2500).0, "2500m");
     }
 }

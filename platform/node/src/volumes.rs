@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use crate::{fields::Place, objects::Objects};
 
+pub(crate) use empty_dir::on_disk;
 pub(crate) use payload::{TokenWanted, tokens_wanted};
 pub(crate) use sub_path::bind as bind_sub_path;
 pub(crate) use tear_down::tear_down;
@@ -76,7 +77,7 @@ pub(crate) fn set_up(pod: &Pod, sources: &Sources<'_>) -> Result<BTreeMap<String
 }
 
 fn set_up_one(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<Ready, String> {
-    let dir = |plugin: &str| sources.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
+    let dir = |plugin: &str| place(sources.pod_dir, plugin, &volume.name);
     let path = |path: PathBuf| Ok(Ready::Path { path, read_only: false });
     let owner = ownership::of(pod);
     if let Some(source) = &volume.empty_dir {
@@ -118,6 +119,18 @@ fn set_up_one(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<Ready
             .ok_or_else(|| "image volume without a reference".to_owned());
     }
     Err("no volume plugin matched: this node has emptyDir, hostPath, configMap, secret, projected, downwardAPI, image, and claims of hostPath and local volumes".to_owned())
+}
+
+fn place(pod_dir: &Path, plugin: &str, name: &str) -> PathBuf {
+    pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+}
+
+/// Where a volume lies that is counted as its pod's own use of the node's disk (`IsLocalEphemeralVolume`).
+pub(crate) fn local(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
+    if volume.empty_dir.as_ref().is_some_and(on_disk) {
+        return Some(place(pod_dir, "empty-dir", &volume.name));
+    }
+    volume.config_map.is_some().then(|| place(pod_dir, "configmap", &volume.name))
 }
 
 /// Claims a pod uses by name.

@@ -59,9 +59,12 @@ impl Worker {
     }
 
     /// Whether a container that failed must wait before it is started again.
+    ///
+    /// What counts is the newest instance that had ended when this look began (`doBackOff`). One that is ended now, for a
+    /// probe say, still runs in this view: the end before it decides, and the next look counts from its own.
     fn backs_off(&mut self, view: &PodView, container: &Container, regarding: &Regarding) -> bool {
         let name = &container.name;
-        let Some(last) = view.latest(name).filter(|last| last.state == ContainerState::Exited) else { return false };
+        let Some(last) = view.instances(name).find(|instance| instance.state == ContainerState::Exited) else { return false };
         let ended = last.finished_at.unwrap_or(last.created_at);
         let now = self.core.clock.now();
         let key = format!("{name}/{}", names::hash(container));
@@ -161,6 +164,8 @@ impl Worker {
         };
         self.pulling += began.elapsed();
         result.map_err(|no| {
+            // Whatever the reason, and whether the image is the container's own or a volume's (`startContainer`).
+            self.core.recorder.warning(regarding, "Failed", format!("Error: {}", no.waiting.reason));
             // Without a back-off of its own: looked at again a little later.
             self.look_after(no.retry_in.unwrap_or(Duration::from_secs(10)) + Duration::from_millis(10));
             no.waiting

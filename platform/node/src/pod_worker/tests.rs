@@ -104,3 +104,68 @@ async fn a_new_kubelet_keeps_running_containers() {
     assert_eq!(world.runtime.running("a"), before);
     assert_eq!(world.runtime.calls().iter().filter(|call| *call == "run_pod_sandbox").count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_liveness_probe_fails_is_backed_off() {
+    let mut pod = pod("Always");
+    pod["spec"]["initContainers"] = json!([]);
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["false"]}, "periodSeconds": 1});
+    let world = world(pod).await;
+    world.runtime.fail_execs();
+    let _handle = world.start();
+    // Ten seconds may be over before the first wait is looked at: so long the worker waits for the Services here.
+    for (wait, restarts) in [(20, 3), (40, 4), (80, 5)] {
+        let message = format!("back-off {wait}s restarting failed container=a pod=p_n(u1)");
+        until(&world, &message, |pod| {
+            let status = &pod["status"]["containerStatuses"][0];
+            status["state"]["waiting"] == json!({"reason": "CrashLoopBackOff", "message": message})
+                && status["restartCount"] == restarts
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_why_there_is_no_image() {
+    let cases: [(&str, &str, &[&str]); 3] = [
+        (
+            "Bad//:x",
+            "Always",
+            &[
+                "Warning InspectFailed Failed to apply default image tag \"Bad//:x\": couldn't parse image name \"Bad//:x\": \
+                 invalid reference format",
+                "Warning Failed Error: InvalidImageName",
+            ],
+        ),
+        (
+            "image",
+            "Never",
+            &[
+                "Warning ErrImageNeverPull Container image \"image\" is not present with pull policy of Never",
+                "Warning Failed Error: ErrImageNeverPull",
+            ],
+        ),
+        (
+            "image",
+            "Always",
+            &[
+                "Normal Pulling Pulling image \"image\"",
+                "Warning Failed Failed to pull image \"image\": image \"image\" not found",
+                "Warning Failed Error: ErrImagePull",
+                "Normal BackOff Back-off pulling image \"image\": ErrImagePull: image \"image\" not found",
+                "Warning Failed Error: ImagePullBackOff",
+            ],
+        ),
+    ];
+    for (image, policy, expect) in cases {
+        let mut pod = pod("Always");
+        pod["spec"]["initContainers"] = json!([]);
+        pod["spec"]["containers"][0]["image"] = json!(image);
+        pod["spec"]["containers"][0]["imagePullPolicy"] = json!(policy);
+        let world = world(pod).await;
+        world.runtime.lose_images();
+        let _handle = world.start();
+        until(&world, "told", |_| world.api.events().len() >= expect.len()).await;
+        assert_eq!(world.api.events()[..expect.len()], *expect);
+    }
+}

@@ -8,6 +8,11 @@ use nix::mount::{MsFlags, mount};
 use super::ownership::{self, Owner};
 use crate::quantity::value_of;
 
+/// Whether what is in it lies on the node's disk.
+pub(crate) fn on_disk(source: &EmptyDirVolumeSource) -> bool {
+    source.medium.as_deref().unwrap_or_default().is_empty()
+}
+
 /// Makes the directory, once.
 pub(super) fn set_up(dir: &Path, source: &EmptyDirVolumeSource, owner: &Owner) -> Result<(), String> {
     let fail = |what: &str, error: &dyn std::error::Error| format!("{what} {}: {error}", dir.display());

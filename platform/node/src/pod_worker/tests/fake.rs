@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,7 +56,7 @@ pub(super) async fn world(pod: Value) -> World {
     let began = tokio::time::Instant::now();
     let clock = Clock::from_fn(move || Timestamp::from_second(1_800_000_000).unwrap() + began.elapsed());
     let runtime = Arc::new(FakeRuntime::new(clock.clone()));
-    let api = Arc::new(FakeApi(Mutex::new((pod, false))));
+    let api = Arc::new(FakeApi { pod: Mutex::new((pod, false)), events: Mutex::default() });
     let service = {
         let api = api.clone();
         tower::service_fn(move |request: http::Request<Body>| {
@@ -70,7 +73,7 @@ pub(super) async fn world(pod: Value) -> World {
     let services = Informer::detached();
     let core = Arc::new(Core {
         allocatable: machine.allocatable(&config),
-        recorder: Recorder::discarding(),
+        recorder: Recorder::start(&ctx, client.clone(), "kubelet", Some("node")),
         references: References::new(ctx.clone(), client.clone()),
         images: Images::new(1),
         client,
@@ -119,20 +122,30 @@ impl World {
     }
 }
 
-/// One pod, and whether it was deleted for good.
-pub(super) struct FakeApi(Mutex<(Value, bool)>);
+/// What an API server has of one pod.
+pub(super) struct FakeApi {
+    /// It, and whether it was deleted for good.
+    pod: Mutex<(Value, bool)>,
+    /// The different events about it.
+    events: Mutex<Vec<String>>,
+}
 
 impl FakeApi {
     pub(super) fn pod(&self) -> Value {
-        self.0.lock().0.clone()
+        self.pod.lock().0.clone()
     }
 
     pub(super) fn is_deleted(&self) -> bool {
-        self.0.lock().1
+        self.pod.lock().1
+    }
+
+    /// The events about its containers: type, reason and message, each once, in order.
+    pub(super) fn events(&self) -> Vec<String> {
+        self.events.lock().clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Value)) -> Value {
-        let mut state = self.0.lock();
+        let mut state = self.pod.lock();
         change(&mut state.0);
         let version: u64 = state.0["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
         state.0["metadata"]["resourceVersion"] = json!((version + 1).to_string());
@@ -148,10 +161,22 @@ impl FakeApi {
                 self.change(|pod| merge(&mut pod["status"], &patch["status"]))
             }
             ("DELETE", "/api/v1/namespaces/n/pods/p") => {
-                self.0.lock().1 = true;
+                self.pod.lock().1 = true;
                 self.pod()
             }
             ("GET", "/api/v1/namespaces/n/pods/p") => self.pod(),
+            ("POST", "/api/v1/namespaces/n/events") => {
+                let event: Value = serde_json::from_slice(&body).unwrap();
+                if event["involvedObject"]["fieldPath"].is_string() {
+                    let text = |field: &str| event[field].as_str().unwrap_or_default();
+                    self.events.lock().push(format!("{} {} {}", text("type"), text("reason"), text("message")));
+                }
+                event
+            }
+            // It happened again.
+            ("PATCH", path) if path.starts_with("/api/v1/namespaces/n/events/") => {
+                json!({"apiVersion": "v1", "kind": "Event", "metadata": {}, "involvedObject": {}})
+            }
             (method, path) => panic!("unexpected {method} {path}"),
         };
         http::Response::new(Body::from(answer.to_string().into_bytes()))
@@ -216,6 +241,10 @@ pub(super) struct FakeRuntime {
     calls: Mutex<Vec<String>>,
     /// Whether the pod is attached.
     attached: Mutex<bool>,
+    /// Whether commands in containers fail.
+    execs_fail: AtomicBool,
+    /// Whether there are images nowhere.
+    images_lost: AtomicBool,
 }
 
 impl FakeRuntime {
@@ -226,7 +255,19 @@ impl FakeRuntime {
             containers: Mutex::default(),
             calls: Mutex::default(),
             attached: Mutex::default(),
+            execs_fail: AtomicBool::default(),
+            images_lost: AtomicBool::default(),
         }
+    }
+
+    /// From now on, commands in containers fail.
+    pub(super) fn fail_execs(&self) {
+        self.execs_fail.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on, no image is here nor in a registry.
+    pub(super) fn lose_images(&self) {
+        self.images_lost.store(true, Ordering::Relaxed);
     }
 
     fn called(&self, call: &str) {
@@ -319,7 +360,7 @@ impl Runtime for FakeRuntime {
 
     async fn create_container(&self, sandbox: &str, config: &ContainerConfig) -> Result<String> {
         let mut containers = self.containers.lock();
-        let id = format!("{}-{}", config.metadata.name, containers.len());
+        let id = format!("{}-{}", config.metadata.name, config.metadata.attempt);
         let mut made = container(&config.metadata.name, ContainerState::Created, 0, 0);
         made.id = id.clone();
         made.pod_sandbox_id = sandbox.to_owned();
@@ -376,7 +417,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn exec_sync(&self, _: &str, _: &[String], _: Duration) -> Result<ExecSyncResponse> {
-        Ok(ExecSyncResponse::default())
+        Ok(ExecSyncResponse { exit_code: i32::from(self.execs_fail.load(Ordering::Relaxed)), ..ExecSyncResponse::default() })
     }
 
     async fn attach(&self, _: &str, _: Streams) -> Result<()> {
@@ -408,10 +449,14 @@ impl Runtime for FakeRuntime {
     }
 
     async fn image_status(&self, _: &ImageSpec) -> Result<Option<Image>> {
-        Ok(Some(Image { id: "sha256:1".into(), ..Image::default() }))
+        let here = !self.images_lost.load(Ordering::Relaxed);
+        Ok(here.then(|| Image { id: "sha256:1".into(), ..Image::default() }))
     }
 
     async fn pull_image(&self, image: &ImageSpec, _: &RegistryAuth) -> Result<String> {
+        if self.images_lost.load(Ordering::Relaxed) {
+            return Err(Error::NotFound { what: "image", id: image.image.clone() });
+        }
         Ok(image.image.clone())
     }
 
