@@ -78,10 +78,12 @@ impl Hierarchies {
         }
     }
 
-    /// How a container sees its own cgroup on v1: each mount point, and what of it is there. Nothing on v2.
+    /// How a container sees its own cgroup on v1: each mount point, and what of it is there. Nothing on v2, and nothing of the
+    /// named hierarchy, where libcontainer leaves containers with their shims.
     pub(crate) fn v1_views(&self, path: &str) -> Vec<(&Path, PathBuf)> {
         let Self::V1(points) = self else { return Vec::new() };
-        let points: BTreeSet<&Path> = points.values().map(PathBuf::as_path).collect();
+        let points: BTreeSet<&Path> =
+            points.iter().filter(|(name, _)| *name != "systemd").map(|(_, point)| point.as_path()).collect();
         points.into_iter().map(|point| (point, point.join(path.trim_start_matches('/')))).collect()
     }
 

@@ -88,8 +88,7 @@ mod tests {
 
     #[test]
     fn the_first_error_of_libcontainer_is_the_cause() {
-        let dir = tempfile::tempdir().unwrap();
-        let reasons = Reasons(dir.path().join("reasons"));
+        let reasons = Reasons(std::env::temp_dir().join(format!("pharos-reasons-{}", std::process::id())));
         let recorder = Recorder(File::options().create(true).append(true).open(&reasons.0).unwrap());
         assert_eq!(reasons.first(), None);
         tracing::subscriber::with_default(recorder, || {
