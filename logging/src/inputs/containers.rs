@@ -1,8 +1,9 @@
 //! Container logs: files `NAMESPACE_POD_UID/CONTAINER/N.log` in CRI's or Docker's JSON format, followed as they grow.
 //!
-//! Each line is stored together with how far its file was read, so a restart neither loses nor repeats lines, but for parts of a long
-//! line that was not complete. A file that was rotated is read to its end before its successor, also when that happened while
-//! nobody looked, as long as it still lies beside it uncompressed.
+//! Each line is stored together with how far its file was read, so a restart neither loses nor repeats lines, but for parts of
+//! a long line that was not complete. Files that were rotated are read to their ends, oldest first, before the one at the path,
+//! also when that happened while nobody looked, as long as they still lie beside it uncompressed. Those that went before are
+//! counted.
 
 mod format;
 mod tail;
@@ -229,10 +230,7 @@ impl Follower {
             let position = self.positions.remove(path);
             let known = position.is_some();
             match Tail::open(path, position) {
-                Ok((tail, lost)) => {
-                    self.lost += lost;
-                    self.tails.insert(path.to_owned(), tail);
-                }
+                Ok(tail) => drop(self.tails.insert(path.to_owned(), tail)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     return if known { Read::Gone } else { Read::Nothing };
                 }
@@ -250,16 +248,19 @@ impl Follower {
             let stream = streams.entry(stream).or_insert_with(|| place.stream(node, app.as_deref(), stream));
             batch.entries.push(Entry::new(time, stream, line, Vec::new()));
         };
-        match tail.read(path, READ_BYTES, &mut store) {
+        let progress = tail.read(path, READ_BYTES, &mut store);
+        self.lost += tail.take_lost();
+        match progress {
             Ok(tail::Progress::Read(bytes)) => {
                 batch.positions.push((path.to_owned(), Some(tail.position())));
                 Read::Some(bytes)
             }
             Ok(tail::Progress::End) => Read::Nothing,
             Ok(tail::Progress::Gone) => Read::Gone,
+            // It stays where it is: opened anew, lines would come twice.
             Err(error) => {
                 tracing::warn!(error = %error, path = %path.display(), "container log cannot be read");
-                Read::Gone
+                Read::Nothing
             }
         }
     }
