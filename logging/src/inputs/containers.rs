@@ -139,7 +139,7 @@ struct Follower {
     root: PathBuf,
     node: String,
     pods: Informer<Pod>,
-    /// As of the start; taken when a file is opened first.
+    /// As of the start; taken when a file was opened first.
     positions: Positions,
     tails: HashMap<PathBuf, Tail>,
     /// Files that went before they were read.
@@ -227,10 +227,13 @@ impl Follower {
 
     fn read(&mut self, path: &Path, place: &Place, batch: &mut Batch) -> Read {
         if !self.tails.contains_key(path) {
-            let position = self.positions.remove(path);
+            let position = self.positions.get(path).copied();
             let known = position.is_some();
             match Tail::open(path, position) {
-                Ok(tail) => drop(self.tails.insert(path.to_owned(), tail)),
+                Ok(tail) => {
+                    self.positions.remove(path);
+                    self.tails.insert(path.to_owned(), tail);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     return if known { Read::Gone } else { Read::Nothing };
                 }
