@@ -72,6 +72,15 @@ impl Labels {
         }
     }
 
+    /// Sets a label, also to an empty value: Loki keeps what its parsers found in a line.
+    pub(crate) fn keep(&mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) {
+        let (name, value) = (name.into(), value.into());
+        match self.find(&name) {
+            Ok(at) => self.0[at].1 = value,
+            Err(at) => self.0.insert(at, (name, value)),
+        }
+    }
+
     pub(crate) fn remove(&mut self, name: &str) {
         if let Ok(at) = self.find(name) {
             self.0.remove(at);
@@ -181,6 +190,9 @@ mod tests {
     fn labels_are_a_set_in_order() {
         let labels = Labels::new([("pod", "a"), ("app", "web"), ("empty", ""), ("pod", "b")]);
         assert_eq!(labels.to_string(), r#"{app="web", pod="b"}"#);
+        let mut parsed = labels.clone();
+        parsed.keep("empty", "");
+        assert_eq!(parsed.to_string(), r#"{app="web", empty="", pod="b"}"#);
         assert_eq!(Stream::new(labels.clone()).labels.get("service_name"), Some("web"));
         assert_eq!(Stream::exactly(labels.clone()).id, 8_658_195_102_957_953_805, "identities are on disk and must not change");
     }

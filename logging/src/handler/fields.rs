@@ -79,7 +79,7 @@ fn collect(line: &Found, fields: &mut BTreeMap<String, Field>) {
         (Stage::Logfmt { strict: false, keep_empty: false, fields: Vec::new() }, "logfmt")
     };
     let log = LogExpr { matchers: Vec::new(), stages: vec![stage] };
-    for (name, value) in logql::parsed(&log, &line.text).iter() {
+    for (name, value) in logql::parsed(&log, &line.text).iter().filter(|(_, value)| !value.is_empty()) {
         add(name, value, Some(parser));
     }
 }

@@ -126,7 +126,7 @@ pub(super) fn streams(found: Vec<Found>, categorize: bool) -> Json {
         } else {
             let mut labels = line.stream;
             for (name, value) in line.metadata.iter().chain(line.parsed.iter()) {
-                labels.set(name, value);
+                labels.keep(name, value);
             }
             (labels, json!([line.time.to_string(), line.text]))
         };

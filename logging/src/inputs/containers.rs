@@ -1,8 +1,9 @@
 //! Container logs: files `NAMESPACE_POD_UID/CONTAINER/N.log` in CRI's or Docker's JSON format, followed as they grow.
 //!
-//! Each line is stored together with how far its file was read, so a restart neither loses nor repeats lines, but for parts of a long
-//! line that was not complete. A file that was rotated is read to its end before its successor, also when that happened while
-//! nobody looked, as long as it still lies beside it uncompressed.
+//! Each line is stored together with how far its file was read, so a restart neither loses nor repeats lines, but for parts of
+//! a long line that was not complete. Files that were rotated are read to their ends, oldest first, before the one at the path,
+//! also when that happened while nobody looked, as long as they still lie beside it uncompressed. Those that went before are
+//! counted.
 
 mod format;
 mod tail;
@@ -138,7 +139,7 @@ struct Follower {
     root: PathBuf,
     node: String,
     pods: Informer<Pod>,
-    /// As of the start; taken when a file is opened first.
+    /// As of the start; taken when a file was opened first.
     positions: Positions,
     tails: HashMap<PathBuf, Tail>,
     /// Files that went before they were read.
@@ -226,11 +227,11 @@ impl Follower {
 
     fn read(&mut self, path: &Path, place: &Place, batch: &mut Batch) -> Read {
         if !self.tails.contains_key(path) {
-            let position = self.positions.remove(path);
+            let position = self.positions.get(path).copied();
             let known = position.is_some();
             match Tail::open(path, position) {
-                Ok((tail, lost)) => {
-                    self.lost += lost;
+                Ok(tail) => {
+                    self.positions.remove(path);
                     self.tails.insert(path.to_owned(), tail);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -250,16 +251,19 @@ impl Follower {
             let stream = streams.entry(stream).or_insert_with(|| place.stream(node, app.as_deref(), stream));
             batch.entries.push(Entry::new(time, stream, line, Vec::new()));
         };
-        match tail.read(path, READ_BYTES, &mut store) {
+        let progress = tail.read(path, READ_BYTES, &mut store);
+        self.lost += tail.take_lost();
+        match progress {
             Ok(tail::Progress::Read(bytes)) => {
                 batch.positions.push((path.to_owned(), Some(tail.position())));
                 Read::Some(bytes)
             }
             Ok(tail::Progress::End) => Read::Nothing,
             Ok(tail::Progress::Gone) => Read::Gone,
+            // It stays where it is: opened anew, lines would come twice.
             Err(error) => {
                 tracing::warn!(error = %error, path = %path.display(), "container log cannot be read");
-                Read::Gone
+                Read::Nothing
             }
         }
     }

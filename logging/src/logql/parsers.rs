@@ -103,7 +103,10 @@ pub(super) fn json_fields(line: &mut Line<'_>, fields: &[(String, Vec<JsonStep>)
         let value = path.iter().try_fold(text.trim(), |json, step| walk(json, step));
         let value =
             value.map(|json| scalar(json).unwrap_or_else(|| if json == "null" { String::new() } else { json.to_owned() }));
-        line.extract(name, &value.unwrap_or_default());
+        match value {
+            Some(value) => line.extract(name, &value),
+            None => line.miss(name),
+        }
     }
 }
 
@@ -189,8 +192,10 @@ pub(super) fn logfmt(line: &mut Line<'_>, strict: bool, keep_empty: bool, fields
         }
     } else {
         for (name, source) in fields {
-            let value = found.iter().find(|(key, _)| key == source).map_or("", |(_, value)| value);
-            line.extract(name, value);
+            match found.iter().find(|(key, _)| key == source) {
+                Some((_, value)) => line.extract(name, value),
+                None => line.miss(name),
+            }
         }
     }
 }

@@ -127,16 +127,26 @@ impl<'a> Line<'a> {
     pub(crate) fn labels(&self) -> Labels {
         let mut labels = self.stream_labels();
         for (name, value) in self.metadata.iter().chain(self.parsed_labels().iter()) {
-            labels.set(name, value);
+            labels.keep(name, value);
         }
         labels
     }
 
     /// Sets a label that a parser found; one that the stream has already is named `…_extracted`, as in Loki.
     pub(super) fn extract(&mut self, name: &str, value: &str) {
-        let taken = self.stream_label(name).is_some() || self.metadata.get(name).is_some();
-        let name: Cow<'_, str> = if taken { format!("{name}_extracted").into() } else { name.into() };
-        self.parsed.set(name.as_ref(), value);
+        let name: Cow<'_, str> = if self.is_taken(name) { format!("{name}_extracted").into() } else { name.into() };
+        self.parsed.keep(name.as_ref(), value);
+    }
+
+    /// Sets a label that a parser was asked for and did not find: it is empty, unless there is one.
+    pub(super) fn miss(&mut self, name: &str) {
+        if !self.is_taken(name) && self.parsed.get(name).is_none() {
+            self.parsed.keep(name, "");
+        }
+    }
+
+    fn is_taken(&self, name: &str) -> bool {
+        self.stream_label(name).is_some() || self.metadata.get(name).is_some()
     }
 
     pub(crate) fn fail(&mut self, error: &'static str, details: impl Into<String>) {

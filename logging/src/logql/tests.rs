@@ -37,7 +37,13 @@ fn check(query: &str, text: &str, expected: Option<(&str, &[(&str, &str)])>) {
         labels.remove("detected_level");
         (line.text.into_owned(), labels)
     });
-    let expected = expected.map(|(text, labels)| (text.to_owned(), Labels::new(labels.iter().copied())));
+    let expected = expected.map(|(text, pairs)| {
+        let mut labels = Labels::default();
+        for (name, value) in pairs {
+            labels.keep(*name, *value);
+        }
+        (text.to_owned(), labels)
+    });
     assert_eq!(found, expected, "{query} on {text}");
 }
 
@@ -49,7 +55,10 @@ fn stages_do_what_they_do_in_loki() {
         json,
         Some((json, &[("a_b", "1.0"), ("a_c", "x"), ("app", "web"), ("app_extracted", "other"), ("_5x", "true")])),
     );
-    check(r#"| json v="a.b", w="list[0]", z="no""#, json, Some((json, &[("app", "web"), ("v", "1.0"), ("w", "1")])));
+    check(r#"| json v="a.b", w="list[0]", z="no""#, json, Some((json, &[("app", "web"), ("v", "1.0"), ("w", "1"), ("z", "")])));
+    check(r#"| json app="no""#, json, Some((json, &[("app", "web")])));
+    let empty = r#"{"a":""}"#;
+    check("| json", empty, Some((empty, &[("app", "web"), ("a", "")])));
     let bad = "not json";
     let marked = [("app", "web"), ("__error__", "JSONParserErr"), ("__error_details__", "expected ident at line 1 column 2")];
     check("| json", bad, Some((bad, &marked)));
@@ -58,6 +67,10 @@ fn stages_do_what_they_do_in_loki() {
     let logfmt = r#"level=warn msg="it \"took\" long" took=1.5s size=10KB empty= flag"#;
     let parsed = [("app", "web"), ("level", "warn"), ("msg", "it \"took\" long"), ("took", "1.5s"), ("size", "10KB")];
     check("| logfmt", logfmt, Some((logfmt, &parsed)));
+    let with_empty: Vec<_> = parsed.into_iter().chain([("empty", ""), ("flag", "")]).collect();
+    check("| logfmt --keep-empty", logfmt, Some((logfmt, with_empty.as_slice())));
+    check(r#"| logfmt --keep-empty | flag="" | keep flag"#, logfmt, Some((logfmt, &[("flag", "")])));
+    check(r#"| logfmt l="level", n="no""#, logfmt, Some((logfmt, &[("app", "web"), ("l", "warn"), ("n", "")])));
     check("| logfmt | took > 1s and size >= 10KB", logfmt, Some((logfmt, &parsed)));
     check("| logfmt | took > 2s", logfmt, None);
     check(r#"| logfmt l="level""#, logfmt, Some((logfmt, &[("app", "web"), ("l", "warn")])));

@@ -147,3 +147,101 @@ fn a_file_that_is_gone_is_forgotten() {
     let pass = fixture.follower.pass(BTreeSet::from([PathBuf::new()]));
     assert_eq!(pass.batch.positions, [(fixture.log(), None)]);
 }
+
+#[test]
+fn several_rotations_between_two_reads_lose_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.write(&["F one"]);
+    assert_eq!(fixture.read().0, ["one"]);
+    let times = ["20260101-000000", "20260101-000000.001", "20260101-000000.002", "20260101-000001"];
+    for (time, line) in times.into_iter().zip(["F two", "F three", "F four", "F five"]) {
+        fixture.write(&[line]);
+        fixture.rotate(time);
+    }
+    fixture.write(&["F six"]);
+    assert_eq!(fixture.read().0, ["two", "three", "four", "five", "six"]);
+    let (_, positions) = fixture.read();
+    assert!(positions.is_empty(), "nothing is read twice");
+    assert_eq!(fixture.follower.lost, 0);
+}
+
+#[test]
+fn what_was_rotated_before_it_was_seen_is_read() {
+    let mut fixture = Fixture::new();
+    for (time, line) in [("20260101-000000", "F one"), ("20260101-000000.001", "F two")] {
+        fixture.write(&[line]);
+        fixture.rotate(time);
+    }
+    fixture.write(&["F three"]);
+    assert_eq!(fixture.read().0, ["one", "two", "three"]);
+    assert_eq!(fixture.follower.lost, 0);
+}
+
+/// What one call of a tail gives.
+fn step(tail: &mut Tail, path: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    tail.read(path, READ_BYTES, &mut |_: i64, _: &'static str, line: &str| lines.push(line.to_owned())).unwrap();
+    lines
+}
+
+#[test]
+fn rotated_files_that_went_unread_are_counted() {
+    let fixture = Fixture::new();
+    let path = fixture.log();
+    let remove = |time: &str| fs::remove_file(path.with_file_name(format!("0.log.{time}"))).unwrap();
+    fixture.write(&["F one"]);
+    let mut tail = Tail::open(&path, None).unwrap();
+    for time in ["1", "2", "3", "4"] {
+        fixture.rotate(time);
+        fixture.write(&[&format!("F after {time}")]);
+    }
+    assert_eq!(step(&mut tail, &path), ["one"]);
+    remove("1");
+    remove("2");
+    remove("3");
+    assert_eq!(step(&mut tail, &path), Vec::<String>::new(), "goes on to the next that is there");
+    assert_eq!(step(&mut tail, &path), ["after 3"]);
+    assert_eq!(tail.take_lost(), 2, "what was open is not lost");
+    assert_eq!(step(&mut tail, &path), Vec::<String>::new());
+    assert_eq!(step(&mut tail, &path), ["after 4"]);
+    // More came and went than was seen.
+    for time in ["5", "6", "7"] {
+        fixture.rotate(time);
+        fixture.write(&[&format!("F after {time}")]);
+    }
+    remove("5");
+    remove("6");
+    let lines: Vec<_> = (0..4).flat_map(|_| step(&mut tail, &path)).collect();
+    assert_eq!(lines, ["after 6", "after 7"]);
+    assert_eq!(tail.take_lost(), 1);
+}
+
+#[test]
+fn a_log_that_is_removed_before_its_rotated_files_is_not_read_again() {
+    let mut fixture = Fixture::new();
+    fixture.write(&["F one"]);
+    fixture.rotate("20260101-000000");
+    fixture.write(&["F two"]);
+    assert_eq!(fixture.read().0, ["one", "two"]);
+    fs::remove_file(fixture.log()).unwrap();
+    assert_eq!(fixture.read().0, Vec::<String>::new());
+    assert_eq!(fixture.follower.lost, 0);
+}
+
+#[test]
+fn a_restart_goes_on_with_the_oldest_file_that_is_left() {
+    let mut fixture = Fixture::new();
+    fixture.write(&["F one"]);
+    let (_, positions) = fixture.read();
+    fixture.rotate("20260101-000000");
+    for time in ["20260101-000001", "20260101-000001.001"] {
+        fixture.write(&[&format!("F {time}")]);
+        fixture.rotate(time);
+    }
+    // The new file must not get the number of the one that was left.
+    fixture.write(&["F last"]);
+    fs::remove_file(fixture.log().with_file_name("0.log.20260101-000000")).unwrap();
+    fixture.restart(positions);
+    assert_eq!(fixture.read().0, ["20260101-000001", "20260101-000001.001", "last"]);
+    assert_eq!(fixture.follower.lost, 1);
+}

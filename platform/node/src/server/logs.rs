@@ -1,7 +1,8 @@
 //! A container's log as a client wants it: some of it, or on and on (`pkg/kubelet/kuberuntime/logs`).
 //!
-//! Files are in CRI's format, `<time> <stream> <tags> <text>`; a log is `N.log` and the older parts it was rotated to. New
-//! lines are told of by inotify; nothing is asked twice.
+//! Files are in CRI's format, `<time> <stream> <tags> <text>`; a log is `N.log` and the older parts it was rotated to:
+//! upstream reads the current file alone, which hides what the node still has. New lines are told of by inotify; nothing is asked
+//! twice.
 
 use std::{
     collections::BTreeMap,
