@@ -118,13 +118,23 @@ pub struct Plan {
 impl Plan {
     /// Finds all mistakes at once.
     fn check(options: ServerOptions) -> anyhow::Result<Self> {
-        let mut mistakes = Vec::new();
-        let node_ports = options.service_node_port_range.split_once('-').and_then(|(from, to)| {
-            let (from, to) = (from.parse::<u16>().ok()?, to.parse::<u16>().ok()?);
-            (from > 0 && from <= to).then_some(from..=to)
-        });
-        if node_ports.is_none() {
-            mistakes.push(format!("--service-node-port-range {}: not written FROM-TO", options.service_node_port_range));
+        let mut mistakes = node::mistakes(&options.node);
+        let node_ports = port_range(&options.service_node_port_range);
+        if let Err(why) = &node_ports {
+            mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
+        }
+        for san in &options.tls_san {
+            if san.parse::<IpAddr>().is_err() {
+                // As kubeadm has it: a wildcard stands for the first label alone.
+                let wrong = pharos_api::names::dns1123_subdomain(san.strip_prefix("*.").unwrap_or(san));
+                if !wrong.is_empty() {
+                    mistakes.push(format!("--tls-san {san}: neither an address nor a name: {}", wrong.join("; ")));
+                }
+            }
+        }
+        let wrong = pharos_api::names::dns1123_subdomain(&options.cluster_domain);
+        if !wrong.is_empty() {
+            mistakes.push(format!("--cluster-domain {}: {}", options.cluster_domain, wrong.join("; ")));
         }
         let kubeconfig_mode = u32::from_str_radix(&options.write_kubeconfig_mode, 8).ok().filter(|mode| *mode <= 0o777);
         if kubeconfig_mode.is_none() {
@@ -137,8 +147,13 @@ impl Plan {
             }
             found.unwrap_or_default()
         };
-        networks("--cluster-cidr", &options.cluster_cidr);
+        let pods = networks("--cluster-cidr", &options.cluster_cidr);
         let services = networks("--service-cidr", &options.service_cidr);
+        for pods in &pods {
+            // Of two networks that share an address, one holds the other's first.
+            let overlapping = services.iter().filter(|one| pods.contains(one.network()) || one.contains(pods.network()));
+            mistakes.extend(overlapping.map(|one| format!("--cluster-cidr {pods}: overlaps --service-cidr {one}")));
+        }
         let cluster_dns = match (options.cluster_dns, services.first()) {
             (given, None) => given,
             // A DNS that is not this program's may be anywhere, such as a cache on each node.
@@ -152,7 +167,8 @@ impl Plan {
             (None, Some(network)) => {
                 let tenth = network.nth(10);
                 if tenth.is_none() {
-                    mistakes.push(format!("--service-cidr {network}: has no tenth address for the cluster DNS; say --cluster-dns"));
+                    let why = "has no tenth address for the cluster DNS; say --cluster-dns";
+                    mistakes.push(format!("--service-cidr {network}: {why}"));
                 }
                 tenth
             }
@@ -212,6 +228,17 @@ impl Plan {
             }
         }
         (names, addresses)
+    }
+}
+
+/// Reads FROM-TO.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
+    let ends = text.split_once('-').and_then(|(from, to)| Some((from.parse::<u16>().ok()?, to.parse::<u16>().ok()?)));
+    match ends {
+        None => Err("not written FROM-TO"),
+        Some((0, _)) => Err("0 is no port"),
+        Some((from, to)) if from > to => Err("the range is empty"),
+        Some((from, to)) => Ok(from..=to),
     }
 }
 
@@ -428,11 +455,43 @@ mod tests {
     }
 
     #[test]
+    fn sensible_values_are_taken() {
+        let options = [
+            "--tls-san=*.example.org,203.0.113.7,fd00::1,kube",
+            "--cluster-domain=k8s.example.org",
+            "--service-node-port-range=30000-30000",
+            "--log-level=warn,pharos_node=debug,hyper=off",
+            "--otlp-sampling=0",
+            "--node-taint=a=b:NoSchedule,a:NoExecute,example.org/c=:PreferNoSchedule",
+        ];
+        let plan = plan(&options).unwrap();
+        assert_eq!(plan.node_ports, 30_000..=30_000);
+    }
+
+    #[test]
     fn mistakes_end_the_start() {
         let table: &[(&[&str], &str)] = &[
             (&["--service-cidr=10.96.0.0/12", "--cluster-dns=10.43.0.10"], "--cluster-dns 10.43.0.10: not in"),
             (&["--service-cidr=10.96.0.0/30"], "has no tenth address"),
             (&["--service-cidr=10.96.0.0"], "not a network"),
+            (&["--cluster-cidr=10.43.128.0/17"], "--cluster-cidr 10.43.128.0/17: overlaps --service-cidr 10.43.0.0/16"),
+            (&["--cluster-cidr=10.0.0.0/8"], "overlaps"),
+            (&["--cluster-domain=-x"], "--cluster-domain -x: a lowercase RFC 1123 subdomain"),
+            (&["--tls-san=bad san!"], "--tls-san bad san!: neither an address nor a name"),
+            (&["--tls-san=a.*.b"], "--tls-san a.*.b"),
+            (&["--service-node-port-range=5-1"], "the range is empty"),
+            (&["--service-node-port-range=0-1"], "0 is no port"),
+            (&["--service-node-port-range=5"], "not written FROM-TO"),
+            (&["--log-level=nosuch"], "--log-level nosuch: \"nosuch\" is no level"),
+            (&["--log-level=info,pharos_node=nosuch"], "--log-level info,pharos_node=nosuch"),
+            (&["--otlp-sampling=7"], "--otlp-sampling 7: not from 0 to 1"),
+            (&["--otlp-sampling=NaN"], "not from 0 to 1"),
+            (&["--node-taint=zz"], "--node-taint zz: not written"),
+            (&["--node-taint=a=b:Never"], "unsupported taint effect"),
+            (&["--node-taint=a=b=c:NoSchedule"], "not written"),
+            (&["--node-taint=a=b c:NoSchedule"], "--node-taint a=b c:NoSchedule"),
+            (&["--node-taint=a b:NoSchedule"], "name part must consist of"),
+            (&["--node-taint=a=1:NoSchedule,a=2:NoSchedule"], "given twice"),
         ];
         for (options, expected) in table {
             let mistakes = plan(options).err().map(|error| error.to_string()).unwrap_or_default();
