@@ -321,7 +321,7 @@ pub struct LogsOptions {
 
 #[derive(Debug, Args)]
 pub struct QueryOptions {
-    /// The query, such as `sum by (component) (rate(pharos_log_records_total[5m]))`
+    /// The query, such as `sum by (job, level) (rate(pharos_log_records_total[5m]))`
     pub query: String,
     #[command(flatten)]
     pub client: ClientOptions,
