@@ -432,7 +432,7 @@ mod tests {
         assert_eq!(first_address("10.43.0.0/16,fd00::/112").map(|a| a.to_string()).as_deref(), Some("10.43.0.1"));
     }
 
-    /// What becomes of options, given without the dashes of the first.
+    /// What `pharos server` makes of options.
     fn plan(options: &[&str]) -> anyhow::Result<Plan> {
         let always = ["pharos", "server", "--node-name=a", "--node-ip=192.0.2.1"];
         let cli = Cli::try_parse_from(always.iter().chain(options))?;
