@@ -212,6 +212,13 @@ impl Cluster {
         run(self.command(0, &binary().display().to_string()).args(arguments), "").success()
     }
 
+    /// Runs `pharos image` on the images of the server's node, whatever comes of it.
+    #[must_use]
+    pub fn try_image(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(0, &binary().display().to_string());
+        run(command.arg("image").args(arguments).arg("--data-dir").arg(&self.nodes[0].data), "")
+    }
+
     /// Makes the demo image and loads it into a node.
     pub fn load_demo(&self, node: usize) {
         let archive = self.folder.path().join("demo.tar");

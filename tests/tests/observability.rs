@@ -55,6 +55,10 @@ fn grafanas_own_calls_get_data() {
     assert!(cluster.pharos(&["query", "count(up)"]).trim().ends_with(char::is_numeric));
     assert!(cluster.pharos(&["logs", "{namespace=\"default\"}"]).contains("listening"));
 
+    // What is not there is not removed.
+    let removal = cluster.try_image(&["rm", "nosuch"]);
+    assert_eq!((removal.code, removal.stderr.trim()), (Some(1), "nosuch: no such image"));
+
     // kubectl top.
     eventually("kubectl top", Duration::from_secs(90), || {
         let nodes = cluster.try_kubectl(&["top", "nodes"])?;

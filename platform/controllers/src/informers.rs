@@ -27,6 +27,8 @@ pub(crate) struct Informers {
     pub(crate) root_ca: Informer<ConfigMap>,
     /// Secrets of type `kubernetes.io/service-account-token`, no others.
     pub(crate) token_secrets: Informer<Secret>,
+    /// Secrets of type `bootstrap.kubernetes.io/token` in `kube-system`, no others.
+    pub(crate) bootstrap_tokens: Informer<Secret>,
     pub(crate) services: Informer<Service>,
     pub(crate) endpoints: Informer<Endpoints>,
     pub(crate) endpoint_slices: Informer<EndpointSlice>,
@@ -73,6 +75,11 @@ impl Informers {
             service_accounts: all(ctx, client),
             root_ca: Informer::start(ctx, Api::all(client.clone()), fields("metadata.name=kube-root-ca.crt")),
             token_secrets: Informer::start(ctx, Api::all(client.clone()), fields("type=kubernetes.io/service-account-token")),
+            bootstrap_tokens: Informer::start(
+                ctx,
+                Api::namespaced(client.clone(), "kube-system"),
+                fields("type=bootstrap.kubernetes.io/token"),
+            ),
             services: all(ctx, client),
             endpoints: all(ctx, client),
             endpoint_slices: all(ctx, client),
@@ -104,6 +111,7 @@ impl Informers {
         self.service_accounts.synced().await;
         self.root_ca.synced().await;
         self.token_secrets.synced().await;
+        self.bootstrap_tokens.synced().await;
         self.services.synced().await;
         self.endpoints.synced().await;
         self.endpoint_slices.synced().await;

@@ -24,6 +24,7 @@ mod root_ca;
 mod namespace;
 mod node_ipam;
 mod token_secret;
+mod token_cleaner;
 mod garbage_collector;
 mod node_lifecycle;
 mod taint_eviction;
@@ -88,6 +89,7 @@ impl Component for Controllers {
         namespace::start(&env);
         node_ipam::start(&env);
         token_secret::start(&env);
+        token_cleaner::start(&env);
         garbage_collector::start(&env);
         node_lifecycle::start(&env);
         taint_eviction::start(&env);

@@ -22,6 +22,8 @@ use crate::{
 
 /// Runs a node until it is told to stop.
 pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
+    let mistakes = node::mistakes(&options.node);
+    anyhow::ensure!(mistakes.is_empty(), "{}", mistakes.join("\n"));
     let (name, address) = (node::name(&options.node)?, node::address(&options.node)?);
     let registries = Registries::default();
     let (records, traces) = logging::init(&options.node, &registries, &name)?;

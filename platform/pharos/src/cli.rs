@@ -181,9 +181,9 @@ pub struct ServerOptions {
         overrides_with = "service_node_port_range"
     )]
     pub service_node_port_range: String,
-    /// Address of the cluster DNS
-    #[arg(long, env = "PHAROS_CLUSTER_DNS", default_value = "10.43.0.10", overrides_with = "cluster_dns")]
-    pub cluster_dns: IpAddr,
+    /// Address of the cluster DNS [default: the tenth of the network of Services]
+    #[arg(long, env = "PHAROS_CLUSTER_DNS", overrides_with = "cluster_dns")]
+    pub cluster_dns: Option<IpAddr>,
     /// Domain of the cluster
     #[arg(long, env = "PHAROS_CLUSTER_DOMAIN", default_value = "cluster.local", overrides_with = "cluster_domain")]
     pub cluster_domain: String,
@@ -321,7 +321,7 @@ pub struct LogsOptions {
 
 #[derive(Debug, Args)]
 pub struct QueryOptions {
-    /// The query, such as `sum by (component) (rate(pharos_log_records_total[5m]))`
+    /// The query, such as `sum by (job, level) (rate(pharos_log_records_total[5m]))`
     pub query: String,
     #[command(flatten)]
     pub client: ClientOptions,

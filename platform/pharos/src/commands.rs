@@ -75,13 +75,50 @@ fn encoded(text: &str) -> String {
 /// GETs a path of the server.
 async fn get(client: &kube::Client, path: &str) -> anyhow::Result<serde_json::Value> {
     let request = http::Request::get(path).body(Vec::new())?;
-    let text = client.request_text(request).await?;
+    let text = client.request_text(request).await.map_err(said)?;
     serde_json::from_str(&text).with_context(|| format!("the answer to {path} is not JSON"))
+}
+
+/// What the server said, or else why it could not be asked. The texts of `kube` are for programmers, and repeat their causes'.
+pub fn said(error: kube::Error) -> anyhow::Error {
+    if let Some(status) = pharos_client::status_of(&error) {
+        // Prometheus' API has errors of its own form.
+        let own: Option<serde_json::Value> = serde_json::from_str(&status.message).ok();
+        let message = own.as_ref().and_then(|own| own["error"].as_str()).unwrap_or(&status.message).trim();
+        return match message {
+            "" => anyhow::anyhow!("the server answered with code {}", status.code),
+            message => anyhow::anyhow!("{message}"),
+        };
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source()) {
+        let text = cause.to_string();
+        if !texts.iter().any(|outer| outer.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    anyhow::anyhow!("{}", texts.join(": "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_server_is_quoted_once() {
+        let status = |message: &str| kube::core::Status { message: message.into(), code: 400, ..Default::default() };
+        for (message, expected) in [
+            ("parse error at line 1, col 2: syntax error\n", "parse error at line 1, col 2: syntax error"),
+            (r#"{"status":"error","errorType":"bad_data","error":"unexpected end of input"}"#, "unexpected end of input"),
+            (r#"secrets "bootstrap-token-x" not found"#, r#"secrets "bootstrap-token-x" not found"#),
+            ("", "the server answered with code 400"),
+        ] {
+            let error = said(kube::Error::Api(Box::new(status(message))));
+            assert_eq!(format!("{error:#}"), expected);
+        }
+        let refused = std::io::Error::other("connection refused");
+        assert_eq!(format!("{:#}", said(kube::Error::Service(refused.into()))), "ServiceError: connection refused");
+    }
 
     #[test]
     fn lengths_of_time() {

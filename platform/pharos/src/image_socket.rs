@@ -122,13 +122,21 @@ async fn answer(ask: Ask, runtime: &dyn Runtime) -> Answer {
     let outcome = match ask {
         Ask::Load(path) => runtime.load_image(&path).await.map(rows),
         Ask::List => runtime.list_images(None).await.map(rows),
-        Ask::Remove(name) => runtime.remove_image(&ImageSpec { image: name }).await.map(|()| Answer::Removed),
+        Ask::Remove(name) => remove(&ImageSpec { image: name }, runtime).await,
     };
     outcome.unwrap_or_else(|error| {
         let error: &dyn std::error::Error = &error;
         let texts: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
         Answer::Failed(texts.join(": "))
     })
+}
+
+/// To a runtime an image that is not there is removed, as the CRI has it. Who types a name wants to know.
+async fn remove(image: &ImageSpec, runtime: &dyn Runtime) -> pharos_runtime::Result<Answer> {
+    if runtime.image_status(image).await?.is_none() {
+        return Ok(Answer::Failed("no such image".to_owned()));
+    }
+    runtime.remove_image(image).await.map(|()| Answer::Removed)
 }
 
 /// The command line's side.

@@ -22,7 +22,10 @@ use pharos_transport::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{commands::token::GROUP, observe::PUSH_PATH};
+use crate::{
+    commands::{said, token::GROUP},
+    observe::PUSH_PATH,
+};
 
 /// Where nodes post to.
 pub const PREFIX: &str = "/v1-pharos";
@@ -199,8 +202,9 @@ pub async fn ask(
     if pki::hash_of_pem(&ca) != hash {
         bail!("the CA of {server} is not the one that the token names: wrong server, or an attacker in between");
     }
+    let what = format!("join {server}");
     let client = pharos_client::https(server, &ca, Credentials::Token(token.to_owned()))?;
-    Ok((request(&client, node, names, addresses).await?, ca))
+    Ok((request(&client, node, names, addresses).await.context(what)?, ca))
 }
 
 /// What a node holds once it joined.
@@ -221,7 +225,7 @@ pub async fn request(client: &Client, node: &str, names: Vec<String>, addresses:
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(serde_json::to_vec(&ask)?)?;
     let grant: Grant =
-        tokio::time::timeout(Duration::from_secs(30), client.request(post)).await.context("no answer in time")??;
+        tokio::time::timeout(Duration::from_secs(30), client.request(post)).await.context("no answer in time")?.map_err(said)?;
     Ok(Joined {
         client: pki::Issued { certificate_pem: grant.client_certificate, key_pem: client_key },
         serving: pki::Issued { certificate_pem: grant.serving_certificate, key_pem: serving_key },
@@ -246,7 +250,7 @@ async fn public_ca(server: &http::Uri) -> anyhow::Result<String> {
     config.connect_timeout = Some(Duration::from_secs(10));
     config.read_timeout = Some(Duration::from_secs(10));
     let api: Api<ConfigMap> = Api::namespaced(Client::try_from(config)?, "kube-public");
-    let info = api.get("cluster-info").await.with_context(|| format!("read the CA of {server}"))?;
+    let info = api.get("cluster-info").await.map_err(said).with_context(|| format!("read the CA of {server}"))?;
     let kubeconfig = info.data.and_then(|mut data| data.remove("kubeconfig")).context("cluster-info has no kubeconfig")?;
     crate::files::ca_of_kubeconfig(&kubeconfig)
 }

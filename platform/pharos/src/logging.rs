@@ -1,10 +1,23 @@
 //! What becomes of log records and spans: standard error, the log index, and OTLP.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use pharos_telemetry::{Registries, logs, traces};
-use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{EnvFilter, Layer as _, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::cli::{LogFormat, NodeOptions};
+
+/// Reads what is given to `--log-level`.
+pub fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+    // A lone word that is no level would be taken for a module, and all others be silent. Commas in `[…]` part no directives.
+    if !text.contains('[') {
+        for word in text.split(',').map(str::trim).filter(|part| !part.is_empty() && !part.contains('=')) {
+            if word.parse::<LevelFilter>().is_err() {
+                bail!("--log-level {text}: {word:?} is no level, which are error, warn, info, debug, trace and off");
+            }
+        }
+    }
+    EnvFilter::try_new(text).with_context(|| format!("--log-level {text}"))
+}
 
 /// Sets up logging for the whole process.
 ///
@@ -14,7 +27,7 @@ pub fn init(
     registries: &Registries,
     node: &str,
 ) -> anyhow::Result<(logs::Records, Option<traces::Traces>)> {
-    let filter = || EnvFilter::try_new(&options.log_level).with_context(|| format!("--log-level {}", options.log_level));
+    let filter = || filter(&options.log_level);
     let (records, queue) = logs::layer(&registries.of("pharos"))?;
     let printed = match options.log_format {
         LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),

@@ -36,6 +36,42 @@ pub fn name(options: &NodeOptions) -> anyhow::Result<String> {
     Ok(name)
 }
 
+/// What is senseless about the options of a node.
+pub fn mistakes(options: &NodeOptions) -> Vec<String> {
+    let mut mistakes: Vec<String> = options.node_taint.iter().filter_map(|text| taint(text).err()).collect();
+    let mut taints: Vec<(&str, &str)> = options.node_taint.iter().filter_map(|text| taint(text).ok()).collect();
+    taints.sort_unstable();
+    for pair in taints.windows(2).filter(|pair| pair[0] == pair[1]) {
+        mistakes.push(format!("--node-taint: {} with effect {} is given twice", pair[0].0, pair[0].1));
+    }
+    if let Err(error) = labels(&options.node_label) {
+        mistakes.push(error.to_string());
+    }
+    if let Err(error) = crate::logging::filter(&options.log_level) {
+        mistakes.push(format!("{error:#}"));
+    }
+    if !(0.0..=1.0).contains(&options.otlp_sampling) {
+        mistakes.push(format!("--otlp-sampling {}: not from 0 to 1", options.otlp_sampling));
+    }
+    mistakes
+}
+
+/// The key and the effect of a taint that the kubelet takes (`ParseTaints` in `pkg/util/taints`), or what is wrong with it.
+fn taint(text: &str) -> Result<(&str, &str), String> {
+    let wrong = |why: &str| Err(format!("--node-taint {text}: {why}"));
+    let Some((left, effect)) = text.split_once(':') else { return wrong("not written KEY=VALUE:EFFECT or KEY:EFFECT") };
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        return wrong("unsupported taint effect: there are NoSchedule, PreferNoSchedule and NoExecute");
+    }
+    let (key, value) = left.split_once('=').unwrap_or((left, ""));
+    if value.contains('=') {
+        return wrong("not written KEY=VALUE:EFFECT or KEY:EFFECT");
+    }
+    let mut mistakes = pharos_api::names::qualified_name(key);
+    mistakes.extend(pharos_api::names::label_value(value));
+    if mistakes.is_empty() { Ok((key, effect)) } else { wrong(&mistakes.join("; ")) }
+}
+
 /// This node's address: as asked for, or the one that packets to the outside would carry.
 pub fn address(options: &NodeOptions) -> anyhow::Result<IpAddr> {
     if let Some(address) = options.node_ip {

@@ -16,6 +16,7 @@ use pharos_apiserver::{
     },
 };
 use pharos_controllers::Controllers;
+use pharos_network::Cidr;
 use pharos_scheduler::Scheduler;
 use pharos_store::{Embedded, Maintenance};
 use pharos_telemetry::{Clock, Component as _, Registries, Supervisor, health::Health};
@@ -117,23 +118,61 @@ pub struct Plan {
 impl Plan {
     /// Finds all mistakes at once.
     fn check(options: ServerOptions) -> anyhow::Result<Self> {
-        let mut mistakes = Vec::new();
-        let node_ports = options.service_node_port_range.split_once('-').and_then(|(from, to)| {
-            let (from, to) = (from.parse::<u16>().ok()?, to.parse::<u16>().ok()?);
-            (from > 0 && from <= to).then_some(from..=to)
-        });
-        if node_ports.is_none() {
-            mistakes.push(format!("--service-node-port-range {}: not written FROM-TO", options.service_node_port_range));
+        let mut mistakes = node::mistakes(&options.node);
+        let node_ports = port_range(&options.service_node_port_range);
+        if let Err(why) = &node_ports {
+            mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
+        }
+        for san in &options.tls_san {
+            if san.parse::<IpAddr>().is_err() {
+                // As kubeadm has it: a wildcard stands for the first label alone.
+                let wrong = pharos_api::names::dns1123_subdomain(san.strip_prefix("*.").unwrap_or(san));
+                if !wrong.is_empty() {
+                    mistakes.push(format!("--tls-san {san}: neither an address nor a name: {}", wrong.join("; ")));
+                }
+            }
+        }
+        let wrong = pharos_api::names::dns1123_subdomain(&options.cluster_domain);
+        if !wrong.is_empty() {
+            mistakes.push(format!("--cluster-domain {}: {}", options.cluster_domain, wrong.join("; ")));
         }
         let kubeconfig_mode = u32::from_str_radix(&options.write_kubeconfig_mode, 8).ok().filter(|mode| *mode <= 0o777);
         if kubeconfig_mode.is_none() {
             mistakes.push(format!("--write-kubeconfig-mode {}: not an octal mode", options.write_kubeconfig_mode));
         }
-        for (flag, cidr) in [("--cluster-cidr", &options.cluster_cidr), ("--service-cidr", &options.service_cidr)] {
-            if !cidr.split(',').all(is_cidr) {
-                mistakes.push(format!("{flag} {cidr}: not a network such as 10.42.0.0/16"));
+        let mut networks = |flag: &str, text: &str| {
+            let found = networks(text);
+            if found.is_none() {
+                mistakes.push(format!("{flag} {text}: not a network such as 10.42.0.0/16"));
             }
+            found.unwrap_or_default()
+        };
+        let pods = networks("--cluster-cidr", &options.cluster_cidr);
+        let services = networks("--service-cidr", &options.service_cidr);
+        for pods in &pods {
+            // Of two networks that share an address, one holds the other's first.
+            let overlapping = services.iter().filter(|one| pods.contains(one.network()) || one.contains(pods.network()));
+            mistakes.extend(overlapping.map(|one| format!("--cluster-cidr {pods}: overlaps --service-cidr {one}")));
         }
+        let cluster_dns = match (options.cluster_dns, services.first()) {
+            (given, None) => given,
+            // A DNS that is not this program's may be anywhere, such as a cache on each node.
+            (Some(given), _) if options.disable.contains(&Part::Dns) => Some(given),
+            (Some(given), _) => {
+                if !services.iter().any(|network| network.contains(given)) {
+                    mistakes.push(format!("--cluster-dns {given}: not in --service-cidr {}", options.service_cidr));
+                }
+                Some(given)
+            }
+            (None, Some(network)) => {
+                let tenth = network.nth(10);
+                if tenth.is_none() {
+                    let why = "has no tenth address for the cluster DNS; say --cluster-dns";
+                    mistakes.push(format!("--service-cidr {network}: {why}"));
+                }
+                tenth
+            }
+        };
         let node = node::name(&options.node)?;
         let address = node::address(&options.node)?;
         anyhow::ensure!(mistakes.is_empty(), "{}", mistakes.join("\n"));
@@ -145,7 +184,7 @@ impl Plan {
             cluster: Cluster {
                 cluster_cidr: options.cluster_cidr.clone(),
                 service_cidr: options.service_cidr.clone(),
-                cluster_dns: options.cluster_dns,
+                cluster_dns: cluster_dns.context("the cluster DNS has no address")?,
                 cluster_domain: options.cluster_domain.clone(),
                 service_node_port_range: options.service_node_port_range.clone(),
             },
@@ -192,25 +231,25 @@ impl Plan {
     }
 }
 
-/// Whether a text is a network in CIDR notation.
-fn is_cidr(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(address, bits)| {
-        let limit = match address.parse() {
-            Ok(IpAddr::V4(_)) => 32,
-            Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        bits.parse::<u8>().is_ok_and(|bits| bits <= limit)
-    })
+/// Reads FROM-TO.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
+    let ends = text.split_once('-').and_then(|(from, to)| Some((from.parse::<u16>().ok()?, to.parse::<u16>().ok()?)));
+    match ends {
+        None => Err("not written FROM-TO"),
+        Some((0, _)) => Err("0 is no port"),
+        Some((from, to)) if from > to => Err("the range is empty"),
+        Some((from, to)) => Ok(from..=to),
+    }
+}
+
+/// Networks in CIDR notation, at least one.
+fn networks(text: &str) -> Option<Vec<Cidr>> {
+    text.split(',').map(|network| network.parse().ok()).collect()
 }
 
 /// The first usable address of a network: the `kubernetes` Service's.
 fn first_address(cidrs: &str) -> Option<IpAddr> {
-    let (address, _) = cidrs.split(',').next()?.split_once('/')?;
-    Some(match address.parse().ok()? {
-        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from(u32::from(address) + 1)),
-        IpAddr::V6(address) => IpAddr::V6(std::net::Ipv6Addr::from(u128::from(address) + 1)),
-    })
+    networks(cidrs)?.first()?.nth(1)
 }
 
 /// The control plane's certificates and keys. They are made at the first start.
@@ -379,12 +418,84 @@ async fn publish_dns(client: &kube::Client, cluster: &Cluster) -> anyhow::Result
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
 
     #[test]
-    fn networks() {
-        assert!(is_cidr("10.42.0.0/16") && is_cidr("fd00::/64"));
-        assert!(!is_cidr("10.42.0.0") && !is_cidr("10.42.0.0/33") && !is_cidr("x/8"));
+    fn lists_of_networks() {
+        assert!(networks("10.42.0.0/16").is_some() && networks("fd00::/64,10.42.0.0/16").is_some());
+        for bad in ["", "10.42.0.0", "10.42.0.0/33", "x/8", "10.42.0.0/16,"] {
+            assert!(networks(bad).is_none(), "{bad}");
+        }
         assert_eq!(first_address("10.43.0.0/16,fd00::/112").map(|a| a.to_string()).as_deref(), Some("10.43.0.1"));
+    }
+
+    /// What `pharos server` makes of options.
+    fn plan(options: &[&str]) -> anyhow::Result<Plan> {
+        let always = ["pharos", "server", "--node-name=a", "--node-ip=192.0.2.1"];
+        let cli = Cli::try_parse_from(always.iter().chain(options))?;
+        let Command::Server(options) = cli.command else { unreachable!("the command is server") };
+        Plan::check(options)
+    }
+
+    #[test]
+    fn the_cluster_dns_is_in_the_network_of_services() {
+        let table: [(&[&str], &str); 5] = [
+            (&[], "10.43.0.10"),
+            (&["--service-cidr=10.96.0.0/12"], "10.96.0.10"),
+            (&["--service-cidr=10.96.0.0/12", "--cluster-dns=10.97.0.1"], "10.97.0.1"),
+            (&["--service-cidr=10.96.0.0/12,fd00::/112", "--cluster-dns=fd00::a"], "fd00::a"),
+            (&["--disable=dns", "--cluster-dns=169.254.20.10"], "169.254.20.10"),
+        ];
+        for (options, expected) in table {
+            assert_eq!(plan(options).unwrap().cluster.cluster_dns.to_string(), expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn sensible_values_are_taken() {
+        let options = [
+            "--tls-san=*.example.org,203.0.113.7,fd00::1,kube",
+            "--cluster-domain=k8s.example.org",
+            "--service-node-port-range=30000-30000",
+            "--log-level=warn,pharos_node=debug,hyper=off",
+            "--otlp-sampling=0",
+            "--node-taint=a=b:NoSchedule,a:NoExecute,example.org/c=:PreferNoSchedule",
+        ];
+        let plan = plan(&options).unwrap();
+        assert_eq!(plan.node_ports, 30_000..=30_000);
+    }
+
+    #[test]
+    fn mistakes_end_the_start() {
+        let table: &[(&[&str], &str)] = &[
+            (&["--service-cidr=10.96.0.0/12", "--cluster-dns=10.43.0.10"], "--cluster-dns 10.43.0.10: not in"),
+            (&["--service-cidr=10.96.0.0/30"], "has no tenth address"),
+            (&["--service-cidr=10.96.0.0"], "not a network"),
+            (&["--cluster-cidr=10.43.128.0/17"], "--cluster-cidr 10.43.128.0/17: overlaps --service-cidr 10.43.0.0/16"),
+            (&["--cluster-cidr=10.0.0.0/8"], "overlaps"),
+            (&["--cluster-domain=-x"], "--cluster-domain -x: a lowercase RFC 1123 subdomain"),
+            (&["--tls-san=bad san!"], "--tls-san bad san!: neither an address nor a name"),
+            (&["--tls-san=a.*.b"], "--tls-san a.*.b"),
+            (&["--service-node-port-range=5-1"], "the range is empty"),
+            (&["--service-node-port-range=0-1"], "0 is no port"),
+            (&["--service-node-port-range=5"], "not written FROM-TO"),
+            (&["--log-level=nosuch"], "--log-level nosuch: \"nosuch\" is no level"),
+            (&["--log-level=info,pharos_node=nosuch"], "--log-level info,pharos_node=nosuch"),
+            (&["--otlp-sampling=7"], "--otlp-sampling 7: not from 0 to 1"),
+            (&["--otlp-sampling=NaN"], "not from 0 to 1"),
+            (&["--node-taint=zz"], "--node-taint zz: not written"),
+            (&["--node-taint=a=b:Never"], "unsupported taint effect"),
+            (&["--node-taint=a=b=c:NoSchedule"], "not written"),
+            (&["--node-taint=a=b c:NoSchedule"], "--node-taint a=b c:NoSchedule"),
+            (&["--node-taint=a b:NoSchedule"], "name part must consist of"),
+            (&["--node-taint=a=1:NoSchedule,a=2:NoSchedule"], "given twice"),
+        ];
+        for (options, expected) in table {
+            let mistakes = plan(options).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(mistakes.contains(expected), "{options:?}: {mistakes}");
+        }
     }
 }

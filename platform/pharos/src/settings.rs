@@ -3,13 +3,16 @@
 //! and replaces a list whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
+use clap::CommandFactory as _;
 use serde_norway::Value;
+
+use crate::cli::Cli;
 
 const DEFAULT: &str = "/etc/pharos/config.yaml";
 
@@ -18,21 +21,33 @@ const DEFAULT: &str = "/etc/pharos/config.yaml";
 /// # Errors
 /// When a file cannot be read, is not a mapping, or was named and does not exist.
 pub fn with_files(arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    if !arguments.get(1).is_some_and(|command| command == "server" || command == "agent") {
+    let Some(command) = arguments.get(1).and_then(|name| name.to_str()).filter(|name| matches!(*name, "server" | "agent")) else {
         return Ok(arguments);
-    }
+    };
+    let known = flags(command);
     let named = named_file(&arguments).or_else(|| std::env::var_os("PHAROS_CONFIG_FILE").map(PathBuf::from));
     let file = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT));
     let mut options = BTreeMap::new();
     if file.exists() {
-        merge(&mut options, &read(&file)?).with_context(|| format!("read {}", file.display()))?;
+        merge(&mut options, &read(&file)?, &known).with_context(|| format!("read {}", file.display()))?;
     } else if named.is_some() {
         bail!("configuration file {} does not exist", file.display());
     }
     for drop_in in drop_ins(&file)? {
-        merge(&mut options, &read(&drop_in)?).with_context(|| format!("read {}", drop_in.display()))?;
+        merge(&mut options, &read(&drop_in)?, &known).with_context(|| format!("read {}", drop_in.display()))?;
     }
     Ok(insert(arguments, options))
+}
+
+/// The long flags of a command.
+fn flags(command: &str) -> BTreeSet<String> {
+    let cli = Cli::command();
+    let arguments = cli.find_subcommand(command).into_iter().flat_map(|command| command.get_arguments());
+    let names = |argument: &clap::Arg| {
+        let others = argument.get_all_aliases().unwrap_or_default();
+        argument.get_long().into_iter().chain(others).map(str::to_owned).collect::<Vec<_>>()
+    };
+    arguments.flat_map(names).collect()
 }
 
 /// The value of `--config` or `-c`.
@@ -75,7 +90,7 @@ fn read(file: &Path) -> anyhow::Result<Value> {
 }
 
 /// Lays one file's options over those of the files before it.
-fn merge(options: &mut BTreeMap<String, Vec<String>>, file: &Value) -> anyhow::Result<()> {
+fn merge(options: &mut BTreeMap<String, Vec<String>>, file: &Value, known: &BTreeSet<String>) -> anyhow::Result<()> {
     let entries = match file {
         Value::Null => return Ok(()),
         Value::Mapping(entries) => entries,
@@ -83,6 +98,10 @@ fn merge(options: &mut BTreeMap<String, Vec<String>>, file: &Value) -> anyhow::R
     };
     for (key, value) in entries {
         let Some(key) = key.as_str() else { bail!("an option's name is not text: {key:?}") };
+        if !known.contains(key.strip_suffix('+').unwrap_or(key)) {
+            // The parser of the command line would not say which file it is in.
+            bail!("there is no option {key}");
+        }
         let values = match value {
             Value::Sequence(items) => items.iter().map(|item| scalar(key, item)).collect::<anyhow::Result<Vec<_>>>()?,
             value => vec![scalar(key, value)?],
@@ -133,7 +152,7 @@ mod tests {
     fn check(files: &[&str], arguments: &[&str], expected: &[&str]) {
         let mut options = BTreeMap::new();
         for file in files {
-            merge(&mut options, &serde_norway::from_str(file).unwrap()).unwrap();
+            merge(&mut options, &serde_norway::from_str(file).unwrap(), &flags("server")).unwrap();
         }
         let arguments = arguments.iter().map(OsString::from).collect();
         let result: Vec<String> = insert(arguments, options).iter().map(|a| a.to_string_lossy().into_owned()).collect();
@@ -170,8 +189,20 @@ mod tests {
 
     #[test]
     fn what_is_no_option_is_refused() {
-        for file in ["[1, 2]", "node-name: {a: b}", "1: x"] {
-            assert!(merge(&mut BTreeMap::new(), &serde_norway::from_str(file).unwrap()).is_err(), "{file}");
+        for file in ["[1, 2]", "node-name: {a: b}", "1: x", "debug: true", "token+: [x]"] {
+            let refused = merge(&mut BTreeMap::new(), &serde_norway::from_str(file).unwrap(), &flags("server"));
+            assert!(refused.is_err(), "{file}");
         }
+        assert!(flags("server").contains("https-listen-port") && flags("agent").contains("token"));
+    }
+
+    #[test]
+    fn the_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        std::fs::write(&file, "debug: true\n").unwrap();
+        let arguments = ["pharos", "server", "--config"].map(OsString::from).into_iter().chain([file.clone().into()]);
+        let error = format!("{:#}", with_files(arguments.collect()).unwrap_err());
+        assert!(error.contains(file.to_str().unwrap()) && error.contains("no option debug"), "{error}");
     }
 }

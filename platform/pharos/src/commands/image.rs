@@ -37,7 +37,7 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
         }
         ImageCommand::Rm { images, options } => {
             for name in images {
-                match ask(&Layout(options.data_dir.clone()).image_socket()?, &Ask::Remove(name.clone())).await? {
+                match ask(&socket(&options.data_dir)?, &Ask::Remove(name.clone())).await? {
                     Answer::Removed => say(&format!("removed {name}")),
                     Answer::Failed(why) => bail!("{name}: {why}"),
                     Answer::Images(_) => bail!("the node answered something else"),
@@ -72,8 +72,16 @@ async fn load(archive: &Path, options: &ImageOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the node listens whose state is in a folder.
+fn socket(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let socket = Layout(data_dir.to_owned()).image_socket();
+    socket.with_context(|| {
+        format!("does a server or an agent run with the data folder {}? (--data-dir names another)", data_dir.display())
+    })
+}
+
 async fn images(options: &ImageOptions, what: &Ask) -> anyhow::Result<Vec<Row>> {
-    match ask(&Layout(options.data_dir.clone()).image_socket()?, what).await? {
+    match ask(&socket(&options.data_dir)?, what).await? {
         Answer::Images(rows) => Ok(rows),
         Answer::Failed(why) => bail!("{why}"),
         Answer::Removed => bail!("the node answered something else"),
@@ -111,4 +119,15 @@ fn build_demo(output: &Path, tag: String) -> anyhow::Result<()> {
 fn size(bytes: u64) -> String {
     let mebibytes = bytes as f64 / (1 << 20) as f64;
     if mebibytes >= 1024.0 { format!("{:.1} GiB", mebibytes / 1024.0) } else { format!("{mebibytes:.1} MiB") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_node() {
+        let error = format!("{:#}", socket(Path::new("/nosuch")).unwrap_err());
+        assert!(error.contains("run with the data folder /nosuch?") && error.contains("--data-dir"), "{error}");
+    }
 }

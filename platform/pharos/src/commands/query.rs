@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{Output, QueryOptions},
-    commands::{client, duration, encoded, get, say},
+    commands::{client, complain, duration, encoded, get, say},
 };
 
 const API: &str = "/observe/prometheus/api/v1";
@@ -27,6 +27,9 @@ pub async fn run(options: QueryOptions) -> anyhow::Result<()> {
     if options.output == Output::Json {
         say(&serde_json::to_string_pretty(&answer)?);
         return Ok(());
+    }
+    for note in notes(&answer) {
+        complain(note);
     }
     let data = answer.get("data").context("the answer has no data")?;
     match (data["resultType"].as_str(), data["result"].as_array()) {
@@ -50,6 +53,12 @@ pub async fn run(options: QueryOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the server remarks on a query that it answered.
+fn notes(answer: &Value) -> impl Iterator<Item = &str> {
+    let lists = ["warnings", "infos"].into_iter().filter_map(move |list| answer[list].as_array());
+    lists.flatten().filter_map(Value::as_str)
+}
+
 /// `name{label="value"}`.
 fn labels(metric: &Value) -> String {
     let name = metric["__name__"].as_str().unwrap_or_default();
@@ -61,4 +70,18 @@ fn labels(metric: &Value) -> String {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     format!("{name}{{{}}}", pairs.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn remarks() {
+        let answer = json!({"status": "success", "data": {}, "warnings": ["a"], "infos": ["b", "c"]});
+        assert_eq!(notes(&answer).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(notes(&json!({"status": "success"})).count(), 0);
+    }
 }

@@ -15,7 +15,7 @@ use rand::Rng as _;
 
 use crate::{
     cli::{ClientOptions, Output, TokenCommand},
-    commands::{client, duration, say},
+    commands::{client, duration, said, say},
 };
 
 const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
@@ -30,14 +30,14 @@ pub async fn run(command: TokenCommand, options: &ClientOptions) -> anyhow::Resu
             let ttl = duration(&ttl)?;
             let expiry = if ttl.is_zero() { None } else { Some(Timestamp::now().checked_add(ttl).context("ttl is too long")?) };
             let (id, secret) = (random(6), random(16));
-            secrets.create(&PostParams::default(), &token(&id, &secret, expiry, &description)).await?;
+            secrets.create(&PostParams::default(), &token(&id, &secret, expiry, &description)).await.map_err(said)?;
             let kubeconfig = std::fs::read_to_string(&options.kubeconfig)?;
             let ca = crate::files::ca_of_kubeconfig(&kubeconfig)?;
             say(&format!("K10{}::{id}.{secret}", pharos_transport::pki::hash_of_pem(&ca)));
         }
         TokenCommand::List { output } => {
             let selector = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
-            let rows: Vec<Row> = secrets.list(&selector).await?.items.iter().map(Row::of).collect();
+            let rows: Vec<Row> = secrets.list(&selector).await.map_err(said)?.items.iter().map(Row::of).collect();
             match output {
                 Output::Json => say(&serde_json::to_string_pretty(&rows)?),
                 Output::Text => {
@@ -53,7 +53,7 @@ pub async fn run(command: TokenCommand, options: &ClientOptions) -> anyhow::Resu
             for id in ids {
                 // The whole token is accepted too.
                 let id = id.rsplit("::").next().unwrap_or(&id).split('.').next().unwrap_or_default().to_owned();
-                secrets.delete(&format!("bootstrap-token-{id}"), &DeleteParams::default()).await?;
+                secrets.delete(&format!("bootstrap-token-{id}"), &DeleteParams::default()).await.map_err(said)?;
                 say(&format!("bootstrap token \"{id}\" deleted"));
             }
         }
