@@ -13,6 +13,7 @@ pub(crate) mod plan;
 mod range;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

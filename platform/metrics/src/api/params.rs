@@ -7,6 +7,7 @@ use http::{Request, header};
 use jiff::Timestamp;
 
 /// The parameters of a request, the form's before the query string's.
+#[derive(Clone)]
 pub(super) struct Params(Vec<(String, String)>);
 
 /// The earliest and latest times that can be asked for, as upstream's `MinTime` and `MaxTime`, in milliseconds.
