@@ -162,6 +162,17 @@ async fn bad_requests_are_refused() {
 }
 
 #[tokio::test]
+async fn the_longest_chain_of_operators_fits_on_a_stack() {
+    let dir = tempfile::tempdir().unwrap();
+    let handler = LogsHandler::new(open(dir.path(), usize::MAX), Clock::system());
+    for (operators, expected, text) in [(250, StatusCode::OK, "\"251\""), (5000, StatusCode::BAD_REQUEST, "250 operators")] {
+        let query = format!("1{}", "+1".repeat(operators));
+        let (status, body) = get(&handler, &format!("/loki/api/v1/query?query={}", encoded(&query))).await;
+        assert!(status == expected && body.contains(text), "{operators}: {status} {body}");
+    }
+}
+
+#[tokio::test]
 async fn pushed_lines_are_found_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let handler = LogsHandler::new(open(dir.path(), usize::MAX), Clock::system());
