@@ -200,6 +200,24 @@ async fn pushed_lines_are_found_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_no_label_s_name_is_not_pushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let handler = LogsHandler::new(open(dir.path(), usize::MAX), Clock::system());
+    for (name, wrong) in [("1bad", "1"), ("a-b", "-"), ("a.b", "."), ("a b", " "), ("é", "é"), ("_a1", ""), ("", "=")] {
+        let json = serde_json::json!({"streams": [{"stream": {"app": "a", name: "x"}, "values": [["1000000000", "hi"]]}]});
+        let push = Request::post("/loki/api/v1/push").header("content-type", "application/json");
+        let (status, body) = request(&handler, push, json.to_string()).await;
+        if wrong.is_empty() {
+            assert_eq!(status, StatusCode::NO_CONTENT, "{name:?}: {body}");
+            continue;
+        }
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{name:?}");
+        let message = format!("with error: parse error: unexpected character inside braces: '{wrong}'");
+        assert!(body.starts_with("Error parsing labels '{") && body.ends_with(&message), "{name:?}: {body}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_follows_gets_lines_as_they_come() {
     use futures::StreamExt as _;
     use tokio_tungstenite::tungstenite::{client::IntoClientRequest as _, protocol::Role};
