@@ -122,18 +122,11 @@ impl Engine {
         Self { db, limits, slots, metrics }
     }
 
-    /// Evaluates a query off the async threads.
+    /// Reads and evaluates a query, both off the async threads.
     ///
     /// # Errors
     /// See [`QueryError`].
     pub async fn query(&self, text: &str, times: Times, timeout: Option<Duration>) -> Result<Answer, QueryError> {
-        let node = plan::parse(text).map_err(QueryError::Parse)?;
-        if let (Times::Range { .. }, kind @ (Type::Matrix | Type::Text)) = (times, node.kind()) {
-            return Err(QueryError::Parse(format!(
-                "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
-                kind.documented()
-            )));
-        }
         let timeout = timeout.map_or(self.limits.timeout, |t| t.min(self.limits.timeout));
         let (asked, deadline) = (Instant::now(), Instant::now() + timeout);
         let _counted = Counted::new(&self.metrics.queries);
@@ -142,9 +135,16 @@ impl Engine {
             Err(_) => return Err(QueryError::Timeout("query queue")),
         };
         self.metrics.duration.with_label_values(&["queue_time"]).observe(asked.elapsed().as_secs_f64());
-        let engine = self.clone();
+        let (engine, text) = (self.clone(), text.to_owned());
         let answer = tokio::task::spawn_blocking(move || {
             let _slot = slot;
+            let node = plan::parse(&text).map_err(QueryError::Parse)?;
+            if let (Times::Range { .. }, kind @ (Type::Matrix | Type::Text)) = (times, node.kind()) {
+                return Err(QueryError::Parse(format!(
+                    "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
+                    kind.documented()
+                )));
+            }
             engine.evaluate(&node, times, deadline)
         });
         answer.await.unwrap_or(Err(QueryError::Internal))
