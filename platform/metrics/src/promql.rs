@@ -122,11 +122,17 @@ impl Engine {
         Self { db, limits, slots, metrics }
     }
 
-    /// Reads and evaluates a query, both off the async threads.
+    /// Reads and evaluates a query, both off the async threads; `lookback_ms` is used instead of the limits' own.
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub async fn query(&self, text: &str, times: Times, timeout: Option<Duration>) -> Result<Answer, QueryError> {
+    pub async fn query(
+        &self,
+        text: &str,
+        times: Times,
+        timeout: Option<Duration>,
+        lookback_ms: Option<i64>,
+    ) -> Result<Answer, QueryError> {
         let timeout = timeout.map_or(self.limits.timeout, |t| t.min(self.limits.timeout));
         let (asked, deadline) = (Instant::now(), Instant::now() + timeout);
         let _counted = Counted::new(&self.metrics.queries);
@@ -135,7 +141,8 @@ impl Engine {
             Err(_) => return Err(QueryError::Timeout("query queue")),
         };
         self.metrics.duration.with_label_values(&["queue_time"]).observe(asked.elapsed().as_secs_f64());
-        let (engine, text) = (self.clone(), text.to_owned());
+        let (mut engine, text) = (self.clone(), text.to_owned());
+        engine.limits.lookback_ms = lookback_ms.unwrap_or(engine.limits.lookback_ms);
         let answer = tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let node = plan::parse(&text).map_err(QueryError::Parse)?;

@@ -66,6 +66,17 @@ impl Params {
             },
         }
     }
+
+    /// Milliseconds that instant selectors look back; none, and the server's own holds, unless it is above zero.
+    pub(super) fn lookback_delta(&self) -> Result<Option<i64>, String> {
+        match self.get("lookback_delta") {
+            "" => Ok(None),
+            text => match parse_duration(text) {
+                Ok(ms) => Ok(Some(ms).filter(|ms| *ms > 0)),
+                Err(why) => Err(format!("error parsing lookback delta duration: {why}")),
+            },
+        }
+    }
 }
 
 /// Milliseconds since 1970 of seconds with a fraction or an RFC 3339 date.

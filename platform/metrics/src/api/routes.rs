@@ -301,7 +301,7 @@ fn limited(value: &mut Value, limit: usize) -> Option<String> {
 
 async fn query(engine: &crate::promql::Engine, params: &Params, now: i64) -> Result<Reply, Failure> {
     let (limit, t, timeout) = (params.limit()?, params.time("time", now)?, params.timeout()?);
-    let mut answer = engine.query(params.get("query"), Times::Instant(t), timeout).await?;
+    let mut answer = engine.query(params.get("query"), Times::Instant(t), timeout, params.lookback_delta()?).await?;
     answer.warnings.extend(limited(&mut answer.value, limit));
     Ok(answered(&answer))
 }
@@ -326,8 +326,8 @@ async fn query_range(engine: &crate::promql::Engine, params: &Params) -> Result<
         let why = "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)";
         return Err(Failure::BadData(why.to_owned()));
     }
-    let timeout = params.timeout()?;
-    let mut answer = engine.query(params.get("query"), Times::Range { start, end, step }, timeout).await?;
+    let (timeout, lookback) = (params.timeout()?, params.lookback_delta()?);
+    let mut answer = engine.query(params.get("query"), Times::Range { start, end, step }, timeout, lookback).await?;
     answer.warnings.extend(limited(&mut answer.value, limit));
     Ok(answered(&answer))
 }

@@ -119,6 +119,22 @@ async fn mistakes_are_named() {
 }
 
 #[tokio::test]
+async fn a_query_may_say_how_far_it_looks_back() {
+    // The last sample is of 135.
+    let there = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"a"},"value":[200,"18"]}]}}"#;
+    let nothing = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
+    for (lookback, body) in [("", there), ("1m", nothing), ("65", nothing), ("65.001", there), ("0", there), ("-1s", there)] {
+        let form = format!("query=up{{job=\"a\"}}*2&time=200&lookback_delta={lookback}");
+        check("POST", "/api/v1/query", &form, 200, body).await;
+    }
+    let nothing = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
+    check("GET", "/api/v1/query_range?query=up&start=200&end=210&step=5&lookback_delta=1m", "", 200, nothing).await;
+    let wrong = bad("error parsing lookback delta duration: cannot parse \"x\" to a valid duration");
+    check("GET", "/api/v1/query?query=up&lookback_delta=x", "", 400, &wrong).await;
+    check("GET", "/api/v1/query_range?query=up&start=0&end=1&step=1&lookback_delta=x", "", 400, &wrong).await;
+}
+
+#[tokio::test]
 async fn deep_queries_are_refused_wherever_they_come_in() {
     for query in ["(".repeat(5000) + "1" + &")".repeat(5000), "1".to_owned() + &"%2B1".repeat(5000), "abs(".repeat(6000)] {
         for page in ["query?query", "query_range?start=0&end=1&step=1&query", "format_query?query", "query_exemplars?query"] {
