@@ -115,7 +115,17 @@ fn stream(labels: Labels) -> Result<Arc<Stream>, Refusal> {
     if labels.is_empty() {
         return Err(Refusal::bad("error at least one label pair is required per stream"));
     }
+    if let Some(wrong) = labels.iter().find_map(|(name, _)| wrong_in_name(name)) {
+        let why = format!("parse error: unexpected character inside braces: '{wrong}'");
+        return Err(Refusal::bad(format!("Error parsing labels '{labels}' with error: {why}")));
+    }
     Ok(Stream::new(labels))
+}
+
+/// What no query could name: the first character that a label's name may not have.
+fn wrong_in_name(name: &str) -> Option<char> {
+    let allowed = |at: usize, c: char| c == '_' || c.is_ascii_alphabetic() || at > 0 && c.is_ascii_digit();
+    if name.is_empty() { Some('=') } else { name.char_indices().find(|(at, c)| !allowed(*at, *c)).map(|(_, c)| c) }
 }
 
 /// `PushRequest{streams=1{labels=1, entries=2{timestamp=1{seconds=1, nanos=2}, line=2, structuredMetadata=3{name=1, value=2}}}}`

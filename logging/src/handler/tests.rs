@@ -162,6 +162,17 @@ async fn bad_requests_are_refused() {
 }
 
 #[tokio::test]
+async fn the_longest_chain_of_operators_fits_on_a_stack() {
+    let dir = tempfile::tempdir().unwrap();
+    let handler = LogsHandler::new(open(dir.path(), usize::MAX), Clock::system());
+    for (operators, expected, text) in [(250, StatusCode::OK, "\"251\""), (5000, StatusCode::BAD_REQUEST, "250 operators")] {
+        let query = format!("1{}", "+1".repeat(operators));
+        let (status, body) = get(&handler, &format!("/loki/api/v1/query?query={}", encoded(&query))).await;
+        assert!(status == expected && body.contains(text), "{operators}: {status} {body}");
+    }
+}
+
+#[tokio::test]
 async fn pushed_lines_are_found_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let handler = LogsHandler::new(open(dir.path(), usize::MAX), Clock::system());
@@ -185,6 +196,24 @@ async fn pushed_lines_are_found_at_once() {
         assert!(status == StatusCode::BAD_REQUEST || bad.is_empty(), "{bad:?}: {status}");
         let (status, _) = request(&handler, push().header("content-type", "application/json"), bad).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_label_s_name_is_not_pushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let handler = LogsHandler::new(open(dir.path(), usize::MAX), Clock::system());
+    for (name, wrong) in [("1bad", "1"), ("a-b", "-"), ("a.b", "."), ("a b", " "), ("é", "é"), ("_a1", ""), ("", "=")] {
+        let json = serde_json::json!({"streams": [{"stream": {"app": "a", name: "x"}, "values": [["1000000000", "hi"]]}]});
+        let push = Request::post("/loki/api/v1/push").header("content-type", "application/json");
+        let (status, body) = request(&handler, push, json.to_string()).await;
+        if wrong.is_empty() {
+            assert_eq!(status, StatusCode::NO_CONTENT, "{name:?}: {body}");
+            continue;
+        }
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{name:?}");
+        let message = format!("with error: parse error: unexpected character inside braces: '{wrong}'");
+        assert!(body.starts_with("Error parsing labels '{") && body.ends_with(&message), "{name:?}: {body}");
     }
 }
 

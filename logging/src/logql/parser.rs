@@ -12,6 +12,10 @@ use super::{
 /// The deepest nesting that is read: a query must not exhaust the stack.
 const DEEPEST: usize = 64;
 
+/// The most operators of a query, `and` and `or` between label filters included. A chain such as `1 + 1 + 1` is read by a loop
+/// but makes a tree as deep as it is long, and the evaluation takes 4 KB of stack for each operator in a debug build.
+const MOST_OPERATORS: usize = 250;
+
 /// Reads a query.
 ///
 /// # Errors
@@ -36,13 +40,14 @@ struct Parser {
     tokens: Vec<Placed>,
     at: usize,
     depth: usize,
+    operators: usize,
 }
 
 type Parsed<T> = Result<T, ParseError>;
 
 impl Parser {
     fn new(text: &str) -> Parsed<Self> {
-        Ok(Self { tokens: lexer::tokens(text)?, at: 0, depth: 0 })
+        Ok(Self { tokens: lexer::tokens(text)?, at: 0, depth: 0, operators: 0 })
     }
 
     fn peek(&self) -> &Token {
@@ -131,6 +136,15 @@ impl Parser {
         let parsed = part(self);
         self.depth -= 1;
         parsed
+    }
+
+    /// Counts what makes the tree one level deeper without nesting.
+    fn operates(&mut self) -> Parsed<()> {
+        if self.operators >= MOST_OPERATORS {
+            return self.fail(format!("expression has more than {MOST_OPERATORS} operators"));
+        }
+        self.operators += 1;
+        Ok(())
     }
 
     /// `{a="b", c=~"d"}`

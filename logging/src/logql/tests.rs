@@ -26,6 +26,17 @@ fn nesting_is_bounded() {
     assert!(parse(&deep).unwrap_err().to_string().contains("nested too deeply"));
 }
 
+#[test]
+fn chains_are_bounded() {
+    let filter = "{a=\"b\"} | c=1";
+    for (first, next) in [("1", " + 1"), ("vector(1)", " or vector(1)"), (filter, " or c=1"), (filter, ", c=1")] {
+        let chain = |n: usize| format!("{first}{}", next.repeat(n));
+        assert!(parse(&chain(250)).is_ok(), "{next}");
+        let error = parse(&chain(251)).unwrap_err().to_string();
+        assert!(error.contains("expression has more than 250 operators"), "{next}: {error}");
+    }
+}
+
 /// What a query makes of a line: its text and labels, or `None`.
 fn check(query: &str, text: &str, expected: Option<(&str, &[(&str, &str)])>) {
     let Expr::Log(log) = parse(&format!("{{app=\"web\"}} {query}")).unwrap() else { panic!("{query} gives no lines") };

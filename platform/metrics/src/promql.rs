@@ -13,6 +13,7 @@ pub(crate) mod plan;
 mod range;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -121,18 +122,17 @@ impl Engine {
         Self { db, limits, slots, metrics }
     }
 
-    /// Evaluates a query off the async threads.
+    /// Reads and evaluates a query, both off the async threads; `lookback_ms` is used instead of the limits' own.
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub async fn query(&self, text: &str, times: Times, timeout: Option<Duration>) -> Result<Answer, QueryError> {
-        let node = plan::parse(text).map_err(QueryError::Parse)?;
-        if let (Times::Range { .. }, kind @ (Type::Matrix | Type::Text)) = (times, node.kind()) {
-            return Err(QueryError::Parse(format!(
-                "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
-                kind.documented()
-            )));
-        }
+    pub async fn query(
+        &self,
+        text: &str,
+        times: Times,
+        timeout: Option<Duration>,
+        lookback_ms: Option<i64>,
+    ) -> Result<Answer, QueryError> {
         let timeout = timeout.map_or(self.limits.timeout, |t| t.min(self.limits.timeout));
         let (asked, deadline) = (Instant::now(), Instant::now() + timeout);
         let _counted = Counted::new(&self.metrics.queries);
@@ -141,9 +141,17 @@ impl Engine {
             Err(_) => return Err(QueryError::Timeout("query queue")),
         };
         self.metrics.duration.with_label_values(&["queue_time"]).observe(asked.elapsed().as_secs_f64());
-        let engine = self.clone();
+        let (mut engine, text) = (self.clone(), text.to_owned());
+        engine.limits.lookback_ms = lookback_ms.unwrap_or(engine.limits.lookback_ms);
         let answer = tokio::task::spawn_blocking(move || {
             let _slot = slot;
+            let node = plan::parse(&text).map_err(QueryError::Parse)?;
+            if let (Times::Range { .. }, kind @ (Type::Matrix | Type::Text)) = (times, node.kind()) {
+                return Err(QueryError::Parse(format!(
+                    "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
+                    kind.documented()
+                )));
+            }
             engine.evaluate(&node, times, deadline)
         });
         answer.await.unwrap_or(Err(QueryError::Internal))

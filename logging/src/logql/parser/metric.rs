@@ -12,6 +12,7 @@ impl Parser {
                 if left.is_log() {
                     return parser.fail(format!("unexpected type for left leg of binary operation ({})", op.symbol()));
                 }
+                parser.operates()?;
                 parser.take();
                 let (to_bool, matching) = parser.modifiers()?;
                 // A power binds to the right.

@@ -200,6 +200,7 @@ impl Parser {
     pub(super) fn label_filter(&mut self) -> Parsed<LabelFilter> {
         let mut left = self.label_filter_and()?;
         while self.accept_word("or") {
+            self.operates()?;
             left = LabelFilter::Or(Box::new(left), Box::new(self.label_filter_and()?));
         }
         Ok(left)
@@ -213,6 +214,7 @@ impl Parser {
             if !joined {
                 return Ok(left);
             }
+            self.operates()?;
             left = LabelFilter::And(Box::new(left), Box::new(self.label_filter_one()?));
         }
     }

@@ -7,6 +7,7 @@ use http::{Request, header};
 use jiff::Timestamp;
 
 /// The parameters of a request, the form's before the query string's.
+#[derive(Clone)]
 pub(super) struct Params(Vec<(String, String)>);
 
 /// The earliest and latest times that can be asked for, as upstream's `MinTime` and `MaxTime`, in milliseconds.
@@ -62,6 +63,17 @@ impl Params {
             text => match parse_duration(text) {
                 Ok(ms) => Ok(Some(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))),
                 Err(why) => Err(format!("invalid parameter \"timeout\": {why}")),
+            },
+        }
+    }
+
+    /// Milliseconds that instant selectors look back; none, and the server's own holds, unless it is above zero.
+    pub(super) fn lookback_delta(&self) -> Result<Option<i64>, String> {
+        match self.get("lookback_delta") {
+            "" => Ok(None),
+            text => match parse_duration(text) {
+                Ok(ms) => Ok(Some(ms).filter(|ms| *ms > 0)),
+                Err(why) => Err(format!("error parsing lookback delta duration: {why}")),
             },
         }
     }

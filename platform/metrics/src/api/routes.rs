@@ -126,23 +126,17 @@ pub(super) async fn answer(shared: &Shared, route: &Route, params: &Params) -> R
                 Page::Federate => Listing::Federate,
                 _ => Listing::Status,
             };
-            let request = match ListingRequest::of(params, page, now) {
-                Ok(request) => request,
-                Err(why) => return Reply::bad_data(why),
-            };
-            match tokio::task::spawn_blocking(move || request.answer(&db)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Failure::Internal),
-            }
+            let params = params.clone();
+            blocking(move || ListingRequest::of(&params, page, now)?.answer(&db)).await
         }
-        Page::QueryExemplars => exemplars(params),
-        Page::FormatQuery => match plan::format(params.get("query")) {
-            Ok(text) => Ok(Reply::success(json!(text).to_string())),
-            Err(why) => Err(Failure::BadData(format!("invalid parameter \"query\": {}", parse_error(&why)))),
-        },
+        Page::QueryExemplars => exemplars(params).await,
+        Page::FormatQuery => {
+            let formatted = read(params, "query", plan::format).await;
+            formatted.map(|text| Reply::success(json!(text).to_string()))
+        }
         Page::Metadata => metadata(shared, params),
         Page::Targets => targets(shared, params),
-        Page::TargetsMetadata => targets_metadata(shared, params),
+        Page::TargetsMetadata => targets_metadata(shared, params).await,
         Page::ScrapePools => {
             let pools: BTreeSet<String> = shared.targets.all().iter().map(|t| t.spec.job.clone()).collect();
             Ok(Reply::success(json!({"scrapePools": pools}).to_string()))
@@ -159,6 +153,25 @@ pub(super) async fn answer(shared: &Shared, route: &Route, params: &Params) -> R
         Page::Healthy | Page::Ready => Err(Failure::Internal),
     };
     outcome.unwrap_or_else(Failure::into_reply)
+}
+
+/// Works off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Failure::Internal))
+}
+
+/// Reads a parameter that is PromQL. Off the async threads, because regular expressions can take long to compile.
+async fn read<T: Send + 'static>(
+    params: &Params,
+    name: &'static str,
+    reader: fn(&str) -> Result<T, String>,
+) -> Result<T, Failure> {
+    let text = params.get(name).to_owned();
+    blocking(move || reader(&text).map_err(|why| not_read(name, &why).into())).await
+}
+
+fn not_read(name: &str, why: &str) -> String {
+    format!("invalid parameter {name:?}: {}", parse_error(why))
 }
 
 /// Why there is no answer.
@@ -288,7 +301,7 @@ fn limited(value: &mut Value, limit: usize) -> Option<String> {
 
 async fn query(engine: &crate::promql::Engine, params: &Params, now: i64) -> Result<Reply, Failure> {
     let (limit, t, timeout) = (params.limit()?, params.time("time", now)?, params.timeout()?);
-    let mut answer = engine.query(params.get("query"), Times::Instant(t), timeout).await?;
+    let mut answer = engine.query(params.get("query"), Times::Instant(t), timeout, params.lookback_delta()?).await?;
     answer.warnings.extend(limited(&mut answer.value, limit));
     Ok(answered(&answer))
 }
@@ -313,19 +326,19 @@ async fn query_range(engine: &crate::promql::Engine, params: &Params) -> Result<
         let why = "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)";
         return Err(Failure::BadData(why.to_owned()));
     }
-    let timeout = params.timeout()?;
-    let mut answer = engine.query(params.get("query"), Times::Range { start, end, step }, timeout).await?;
+    let (timeout, lookback) = (params.timeout()?, params.lookback_delta()?);
+    let mut answer = engine.query(params.get("query"), Times::Range { start, end, step }, timeout, lookback).await?;
     answer.warnings.extend(limited(&mut answer.value, limit));
     Ok(answered(&answer))
 }
 
 /// Nothing stores exemplars: the list is empty, the request is checked all the same.
-fn exemplars(params: &Params) -> Result<Reply, Failure> {
+async fn exemplars(params: &Params) -> Result<Reply, Failure> {
     let (start, end) = (params.time("start", MIN_TIME)?, params.time("end", MAX_TIME)?);
     if end < start {
         return Err(Failure::BadData("invalid parameter \"end\": end timestamp must not be before start timestamp".to_owned()));
     }
-    plan::parse(params.get("query")).map_err(|why| format!("invalid parameter \"query\": {}", parse_error(&why)))?;
+    read(params, "query", plan::parse).await?;
     Ok(Reply::success("[]"))
 }
 
@@ -350,9 +363,7 @@ impl ListingRequest {
     fn of(params: &Params, listing: Listing, now: i64) -> Result<Self, String> {
         let mut selectors = Vec::new();
         for text in params.all("match[]") {
-            let selector =
-                plan::parse_selector(text).map_err(|why| format!("invalid parameter \"match[]\": {}", parse_error(&why)))?;
-            selectors.push(selector);
+            selectors.push(plan::parse_selector(text).map_err(|why| not_read("match[]", &why))?);
         }
         if selectors.is_empty() && matches!(listing, Listing::Series | Listing::Federate) {
             return Err("no match[] parameter provided".to_owned());
@@ -489,12 +500,12 @@ fn kind(written: &str) -> &str {
     if written == "untyped" { "unknown" } else { written }
 }
 
-fn targets_metadata(shared: &Shared, params: &Params) -> Result<Reply, Failure> {
+async fn targets_metadata(shared: &Shared, params: &Params) -> Result<Reply, Failure> {
     let limit = params.limit()?;
     let only = params.get("metric");
-    let selector = match params.get("match_target") {
+    let selector: Vec<Matcher> = match params.get("match_target") {
         "" => Vec::new(),
-        text => plan::parse_selector(text).map_err(|why| format!("invalid parameter \"match_target\": {}", parse_error(&why)))?,
+        _ => read(params, "match_target", plan::parse_selector).await?,
     };
     let mut list = Vec::new();
     for target in shared.targets.all() {

@@ -110,10 +110,51 @@ async fn mistakes_are_named() {
     );
     let (status, body) = ask("GET", "/api/v1/query?query=up%2Bon()up&time=30", "").await;
     assert!(status == 422 && body.contains(r#""errorType":"execution""#), "{body}");
+    let selector = "invalid parameter \"match[]\": parse error: unexpected \"(\"";
+    check("GET", "/api/v1/series?match[]=sum(up)", "", 400, &bad(selector)).await;
     check("GET", "/api/v1/nope", "", 404, "404 page not found\n").await;
     check("DELETE", "/api/v1/query", "", 405, "Method Not Allowed\n").await;
     let (status, body) = ask("GET", "/api/v1/query?query=up&timeout=0", "").await;
     assert!(status == 503 && body.contains(r#""errorType":"timeout""#), "{body}");
+}
+
+#[tokio::test]
+async fn a_query_may_say_how_far_it_looks_back() {
+    // The last sample is of 135.
+    let there = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"a"},"value":[200,"18"]}]}}"#;
+    let nothing = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
+    for (lookback, body) in [("", there), ("1m", nothing), ("65", nothing), ("65.001", there), ("0", there), ("-1s", there)] {
+        let form = format!("query=up{{job=\"a\"}}*2&time=200&lookback_delta={lookback}");
+        check("POST", "/api/v1/query", &form, 200, body).await;
+    }
+    let nothing = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
+    check("GET", "/api/v1/query_range?query=up&start=200&end=210&step=5&lookback_delta=1m", "", 200, nothing).await;
+    let wrong = bad("error parsing lookback delta duration: cannot parse \"x\" to a valid duration");
+    check("GET", "/api/v1/query?query=up&lookback_delta=x", "", 400, &wrong).await;
+    check("GET", "/api/v1/query_range?query=up&start=0&end=1&step=1&lookback_delta=x", "", 400, &wrong).await;
+}
+
+#[tokio::test]
+async fn deep_queries_are_refused_wherever_they_come_in() {
+    for query in ["(".repeat(5000) + "1" + &")".repeat(5000), "1".to_owned() + &"%2B1".repeat(5000), "abs(".repeat(6000)] {
+        for page in ["query?query", "query_range?start=0&end=1&step=1&query", "format_query?query", "query_exemplars?query"] {
+            let (status, body) = ask("GET", &format!("/api/v1/{page}={query}"), "").await;
+            let refused = status == 400 && body.contains("parse error: expression is nested too deeply");
+            assert!(refused, "{page}: {status} {body}");
+        }
+        for page in ["series", "labels", "label/job/values"] {
+            let (status, body) = ask("GET", &format!("/api/v1/{page}?match[]={query}"), "").await;
+            let refused = status == 400 && body.contains("parse error: expression is nested too deeply");
+            assert!(refused, "{page}: {status} {body}");
+        }
+    }
+    // As deep as may be, on a test's small stack.
+    for query in ["1".to_owned() + &"%2B1".repeat(200), "abs(".repeat(100) + "up" + &")".repeat(100)] {
+        for page in ["query", "format_query"] {
+            let (status, body) = ask("POST", &format!("/api/v1/{page}"), &format!("query={query}&time=30")).await;
+            assert_eq!(status, 200, "{page}: {body}");
+        }
+    }
 }
 
 #[tokio::test]

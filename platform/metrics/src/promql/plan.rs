@@ -7,6 +7,7 @@ use promql_parser::{
     parser::{self, Expr, LabelModifier, VectorMatchCardinality, token, value::ValueType},
 };
 
+use super::tokens;
 use crate::labels::{METRIC_NAME, MatchOp, Matcher, anchored_regex};
 
 /// An expression.
@@ -139,19 +140,27 @@ pub(crate) enum Type {
 /// # Errors
 /// The text says what is wrong, without a position: the parser gives none.
 pub(crate) fn parse(query: &str) -> Result<Node, String> {
-    lower(&parser::parse(query)?)
+    lower(&tree(query)?)
 }
 
 /// The query in upstream's layout.
 pub(crate) fn format(query: &str) -> Result<String, String> {
-    Ok(parser::parse(query)?.prettify())
+    Ok(tree(query)?.prettify())
+}
+
+/// The parser's tree, no deeper than a stack allows.
+fn tree(query: &str) -> Result<Expr, String> {
+    tokens::check_depth(query)?;
+    parser::parse(query)
 }
 
 /// The matchers of a series selector, as in `match[]`.
 pub(crate) fn parse_selector(text: &str) -> Result<Vec<Matcher>, String> {
-    match parse(text)? {
-        Node::Selector(selector) => Ok(selector.matchers),
-        other => Err(format!("expected type instant vector in series selector, got {}", other.kind().documented())),
+    match (parse(text)?, tokens::after_selector(text)) {
+        (_, Some(what)) => Err(format!("unexpected {what}")),
+        (Node::Selector(selector), None) => Ok(selector.matchers),
+        // A number that reads like a name.
+        (_, None) => Err(format!("unexpected number {:?}", text.trim())),
     }
 }
 
