@@ -114,8 +114,8 @@ async fn a_container_whose_liveness_probe_fails_is_backed_off() {
     world.runtime.fail_execs();
     let _handle = world.start();
     // Ten seconds may be over before the first wait is looked at: so long the worker waits for the Services here.
-    for (wait, restarts) in [(20, 3), (40, 4), (80, 5)] {
-        let message = format!("back-off {wait}s restarting failed container=a pod=p_n(u1)");
+    for (wait, restarts) in [("20s", 3), ("40s", 4), ("1m20s", 5)] {
+        let message = format!("back-off {wait} restarting failed container=a pod=p_n(u1)");
         until(&world, &message, |pod| {
             let status = &pod["status"]["containerStatuses"][0];
             status["state"]["waiting"] == json!({"reason": "CrashLoopBackOff", "message": message})

@@ -82,6 +82,8 @@ fn mounts_of_the_pod_replace_defaults_and_come_parents_first() {
     let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/dev/mqueue"), mount("/a")], ..ContainerConfig::default() };
     let value = mounts(&config, &around()).unwrap();
     let paths: Vec<&str> = value.as_array().unwrap().iter().map(|one| one["destination"].as_str().unwrap()).collect();
+    // On cgroup v1 there is a mount for each hierarchy.
+    let paths: Vec<&str> = paths.into_iter().filter(|path| !path.starts_with("/sys/fs/cgroup/")).collect();
     assert_eq!(paths, ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/a", "/a/b", "/dev/mqueue"]);
     let gone = Mount { host_path: "/does/not/exist".into(), ..mount("/a") };
     assert!(mounts(&ContainerConfig { mounts: vec![gone], ..ContainerConfig::default() }, &around()).is_err());
