@@ -132,13 +132,33 @@ fn report(
 /// Checks the result of a patch against the kind's schema.
 pub(crate) fn check_patched(call: &Call, kind: &Kind, value: Value, validation: FieldValidation) -> Result<Value, Status> {
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let decoded = fields::check(kind, value).map_err(|error| {
-        status::invalid_one(&kind.group, &kind.kind, &name, "FieldValueInvalid", "patch", format!("Invalid value: {error}"))
-    })?;
-    report(call, validation, &decoded.problems, |why| {
-        status::invalid_one(&kind.group, &kind.kind, &name, "FieldValueInvalid", "patch", format!("Invalid value: {why}"))
-    })?;
+    let decoded = fields::check(kind, value).map_err(|error| patch_refused(&kind.group, &kind.kind, &name, &error.to_string()))?;
+    report(call, validation, &decoded.problems, |why| patch_refused(&kind.group, &kind.kind, &name, why))?;
     Ok(decoded.value)
+}
+
+/// The same for another built-in type (a subresource's).
+pub(crate) fn check_patched_of(
+    call: &Call,
+    api_version: &str,
+    kind: &str,
+    value: Value,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
+    let (group, version) = pharos_api::meta::split_api_version(api_version);
+    let definition = pharos_api::schema::definition_for(group, version, kind)
+        .ok_or_else(|| status::internal(format!("{api_version} {kind} has no schema")))?;
+    let name = &call.info.name;
+    let decoded = fields::check_as(definition, value).map_err(|error| patch_refused(group, kind, name, &error.to_string()))?;
+    if !decoded.value.is_object() {
+        return Err(status::bad_request(format!("the patch makes something other than a {kind}")));
+    }
+    report(call, validation, &decoded.problems, |why| patch_refused(group, kind, name, why))?;
+    Ok(decoded.value)
+}
+
+fn patch_refused(group: &str, kind: &str, name: &str, why: &str) -> Status {
+    status::invalid_one(group, kind, name, "FieldValueInvalid", "patch", format!("Invalid value: {why}"))
 }
 
 /// The `DeleteOptions` of a delete, if its body has any.

@@ -55,6 +55,24 @@ impl WriteOptions {
         Ok(WriteOptions { dry_run: dry_run(query)?, field_manager, field_validation, force: query.flag("force") })
     }
 
+    /// A server-side apply has to name its manager.
+    pub(crate) fn check_apply(&self) -> Result<(), Status> {
+        if self.field_manager.is_some() {
+            return Ok(());
+        }
+        let message = "Required value: is required for apply patch".to_owned();
+        Err(option_error("PatchOptions", "fieldManager", "FieldValueRequired", message))
+    }
+
+    /// Only a server-side apply can take fields by force.
+    pub(crate) fn check_other_patch(query: &Query) -> Result<(), Status> {
+        if query.get("force").is_none() {
+            return Ok(());
+        }
+        let message = "Forbidden: may not be specified for non-apply patch".to_owned();
+        Err(option_error("PatchOptions", "force", "FieldValueForbidden", message))
+    }
+
     /// As `CreateOptions` or `UpdateOptions`, without `dryRun`.
     pub(crate) fn to_value(&self, kind: &str) -> Value {
         let mut value = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});

@@ -40,17 +40,13 @@ impl Patch {
         .map_err(Status::from)
     }
 
-    /// Applies the patch to an object whose schema has no lists to merge (a Scale).
+    /// Applies the patch to an object whose schema has no lists to merge (a Scale). Server-side apply is not done here.
     pub(crate) fn apply_untyped(&self, object: &Value) -> Result<Value, Status> {
         match self.kind {
-            PatchType::Json => patch::json::apply(object, &self.body).map_err(Status::from),
-            PatchType::Merge | PatchType::Strategic => patch::merge::apply(object, &self.body).map_err(Status::from),
-            PatchType::Apply => {
-                let mut object = object.clone();
-                patch::merge::merge(&mut object, &self.configuration()?);
-                Ok(object)
-            }
+            PatchType::Json => patch::json::apply(object, &self.body),
+            PatchType::Merge | PatchType::Strategic | PatchType::Apply => patch::merge::apply(object, &self.body),
         }
+        .map_err(Status::from)
     }
 
     /// Whether the patch sets the resource version, which pins it to that version.
