@@ -84,9 +84,13 @@ fn decode(call: &Call, api_version: &str, kind: &str, wanted: Wanted<'_>, valida
             Wanted::Type(definition) => fields::decode_as(definition, &call.body),
         },
         Encoding::Yaml => {
-            let value = pharos_api::yaml::decode(&call.body)
-                .map_err(|error| status::bad_request(format!("error converting YAML to JSON: {error}")))?;
-            check(value)
+            let document = pharos_api::yaml::decode(&call.body).map_err(|error| status::bad_request(error.to_string()))?;
+            check(document.value).map(|mut decoded| {
+                if !document.duplicates.is_empty() {
+                    decoded.problems.insert(0, fields::Problem::Yaml(document.duplicates));
+                }
+                decoded
+            })
         }
     };
     let mut decoded = decoded.map_err(|error| match error {
@@ -113,7 +117,7 @@ fn decode(call: &Call, api_version: &str, kind: &str, wanted: Wanted<'_>, valida
 }
 
 /// Refuses or warns of unknown and duplicate fields.
-fn report(
+pub(crate) fn report(
     call: &Call,
     validation: FieldValidation,
     problems: &[fields::Problem],
@@ -177,8 +181,8 @@ fn read_delete_options(encoding: Encoding, body: &[u8]) -> Result<Value, Status>
     let decoded = match encoding {
         Encoding::Json => fields::decode_as(definition, body),
         Encoding::Yaml => {
-            let value = pharos_api::yaml::decode(body).map_err(|error| status::bad_request(error.to_string()))?;
-            fields::check_as(definition, value)
+            let document = pharos_api::yaml::decode(body).map_err(|error| status::bad_request(error.to_string()))?;
+            fields::check_as(definition, document.value)
         }
         Encoding::Protobuf => {
             let message = protobuf::decode(body, Some(("v1", "DeleteOptions")))

@@ -2,11 +2,16 @@
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use pharos_api::patch::{self, PatchType};
+use pharos_api::{
+    fields::Problem,
+    patch::{self, PatchType},
+};
 use serde_json::Value;
 
 use crate::{
+    body,
     call::Call,
+    options::FieldValidation,
     status::{self, Status},
 };
 
@@ -26,8 +31,13 @@ impl Patch {
     }
 
     /// The configuration of a server-side apply.
-    pub(crate) fn configuration(&self) -> Result<Value, Status> {
-        pharos_api::yaml::decode(&self.body).map_err(|error| status::bad_request(format!("error decoding YAML: {error}")))
+    pub(crate) fn configuration(&self, call: &Call, validation: FieldValidation) -> Result<Value, Status> {
+        let refuse = |why: &str| status::bad_request(format!("error decoding YAML: {why}"));
+        let document = pharos_api::yaml::decode(&self.body).map_err(|error| refuse(&error.to_string()))?;
+        if !document.duplicates.is_empty() {
+            body::report(call, validation, &[Problem::Yaml(document.duplicates)], refuse)?;
+        }
+        Ok(document.value)
     }
 
     /// Applies the patch to an object of the call's kind. Server-side apply is not done here.

@@ -153,7 +153,7 @@ pub(super) async fn patch(call: &Call) -> Result<Response, Status> {
     let options = options(call)?;
     let patch = Patch::read(call)?;
     if patch.kind == PatchType::Apply {
-        return apply(call, output, &options, patch.configuration()?).await;
+        return apply(call, output, &options, patch.configuration(call, options.field_validation)?).await;
     }
     WriteOptions::check_other_patch(&call.query)?;
     let pinned = patch.names_version();

@@ -26,7 +26,7 @@ pub(crate) async fn patch(call: &Call, part: Part) -> Result<Response, Status> {
     let options = WriteOptions::parse(&call.query)?;
     let patch = Patch::read(call)?;
     if patch.kind == PatchType::Apply {
-        return apply(call, part, &options, patch.configuration()?).await;
+        return apply(call, part, &options, patch.configuration(call, options.field_validation)?).await;
     }
     WriteOptions::check_other_patch(&call.query)?;
     let pinned = patch.names_version();

@@ -284,6 +284,27 @@ async fn scales_are_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_set_twice_in_yaml_are_told() {
+    let server = Server::start().await;
+    let post = |validation: &'static str, name: &'static str| {
+        let (server, path) = (&server, format!("{MAPS}?fieldValidation={validation}"));
+        let body = format!("metadata: {{name: {name}}}\ndata:\n  a: '1'\n  a: '2'\n");
+        async move { server.ask(Method::POST, &path, "application/yaml", body).await }
+    };
+    let ignored = post("Ignore", "i").await;
+    assert_eq!((ignored.code.as_u16(), ignored.body["data"]["a"].as_str()), (201, Some("2")), "{}", ignored.text);
+    assert!(!ignored.headers.contains_key("warning"));
+    let warned = post("Warn", "w").await;
+    assert_eq!(warned.code, 201, "{}", warned.text);
+    let warning = warned.headers["warning"].to_str().unwrap();
+    assert!(warning.starts_with("299 - \"") && warning.contains(r#"key \"a\" already set in map"#), "{warning}");
+    let strict = post("Strict", "s").await;
+    assert_eq!(strict.code, 400, "{}", strict.text);
+    let message = strict.body["message"].as_str().unwrap_or_default();
+    assert!(message.contains("strict decoding error: yaml: unmarshal errors:\n  key \"a\" already set in map"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applies_own_fields_and_conflict() {
     let server = Server::start().await;
     let path = format!("{MAPS}/x?fieldManager=one");
