@@ -4,6 +4,7 @@ use crate::common::{Server, read};
 use http::Method;
 use pharos_apiserver::authn::UserInfo;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -324,4 +325,26 @@ async fn clients_get_a_form_they_accept() {
     let only_table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io"), ("content-type", "application/json")];
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     assert_eq!(read(server.send(&admin, Method::POST, path, &only_table, review).await).await.code, 406);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrades_are_counted() {
+    let server = Server::start().await;
+    let (mut client, io) = tokio::io::duplex(1 << 16);
+    let request = http::Request::get("/api/v1/namespaces/default/pods/none/exec?command=x")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .body(())
+        .unwrap();
+    server.api.upgrade(request, Box::new(io)).await;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let families = server.registry.gather();
+    let requests = families.iter().find(|family| family.name() == "apiserver_request_total").unwrap();
+    let counted = requests.get_metric().iter().any(|metric| {
+        let has = |name: &str, value: &str| metric.get_label().iter().any(|pair| pair.name() == name && pair.value() == value);
+        has("verb", "CONNECT") && has("subresource", "exec") && has("code", "403")
+    });
+    assert!(counted);
 }
