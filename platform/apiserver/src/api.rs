@@ -352,11 +352,9 @@ impl Api {
             && !matches!(info.verb.as_str(), "list" | "watch")
             && !kind.strategy.virtual_only
         {
-            return Err(if info.verb == "create" && info.name.is_empty() {
-                status::bad_request("an empty namespace may not be set during creation")
-            } else {
-                status::no_such_resource()
-            });
+            // Over all namespaces objects are only listed and watched; upstream's handler of custom resources has no more paths.
+            let listed = info.name.is_empty() && !kind.custom;
+            return Err(if listed { status::method_not_allowed() } else { status::no_such_resource() });
         }
         if subresources::connects(&kind.plural, &info.subresource, request.method()) && kind.group.is_empty() {
             return connect::handle(self, request, &user, &info, query).await;
