@@ -154,6 +154,7 @@ async fn pods_are_bound_once_and_go_gracefully() {
     assert_eq!(again.code, 409, "{}", again.text);
     let bound = server.get(&format!("{PODS}/p")).await.body;
     assert_eq!(bound["spec"]["nodeName"], "n");
+    assert_eq!(bound["metadata"]["generation"], 1);
     let running =
         server.merge(&format!("{PODS}/p/status"), &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "m"}})).await;
     assert_eq!(
