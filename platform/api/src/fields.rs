@@ -40,6 +40,14 @@ pub enum Problem {
     /// The field appears twice in one object; the last one counts.
     #[error("duplicate field {0:?}")]
     Duplicate(String),
+    /// Keys of a YAML document that appear twice in one map, wherever they are; the last one counts.
+    #[error("yaml: unmarshal errors:{}", already_set(.0))]
+    Yaml(Vec<String>),
+}
+
+/// As upstream's YAML library says it, but for the lines.
+fn already_set(keys: &[String]) -> String {
+    keys.iter().map(|key| format!("\n  key {key:?} already set in map")).collect()
 }
 
 /// A body that cannot be decoded in any mode.

@@ -352,11 +352,9 @@ impl Api {
             && !matches!(info.verb.as_str(), "list" | "watch")
             && !kind.strategy.virtual_only
         {
-            return Err(if info.verb == "create" && info.name.is_empty() {
-                status::bad_request("an empty namespace may not be set during creation")
-            } else {
-                status::no_such_resource()
-            });
+            // Over all namespaces objects are only listed and watched; upstream's handler of custom resources has no more paths.
+            let listed = info.name.is_empty() && !kind.custom;
+            return Err(if listed { status::method_not_allowed() } else { status::no_such_resource() });
         }
         if subresources::connects(&kind.plural, &info.subresource, request.method()) && kind.group.is_empty() {
             return connect::handle(self, request, &user, &info, query).await;
@@ -389,44 +387,66 @@ impl Api {
 
     /// Takes over a connection that asks to be upgraded.
     pub async fn upgrade(&self, request: http::Request<()>, io: Io) {
+        let start = Instant::now();
+        let query = Query::parse(request.uri().query());
+        let mut info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        // Rules name `create` for exec and its like; a WebSocket handshake is a GET only by form.
+        if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
+            info.verb = "create".into();
+        }
+        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
+        let labels = Labels::new(&info, known, false);
+        let code = self.taken_over(request, io, &info, &query, &labels).await;
+        self.0.metrics.finished(&labels, code, start.elapsed(), None);
+    }
+
+    /// Serves an upgraded connection to its end, and tells the code of the answer to the request.
+    async fn taken_over(
+        &self,
+        request: http::Request<()>,
+        io: Io,
+        info: &RequestInfo,
+        query: &Query,
+        labels: &Labels<'_>,
+    ) -> u16 {
         let (mut head, ()) = request.into_parts();
-        let query = Query::parse(head.uri.query());
-        let mut info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let peer = head.extensions.get::<Peer>().cloned();
-        let admitted = self.identify(&mut head.headers, peer.as_ref()).and_then(|user| {
-            // Rules name `create` for exec and its like; a WebSocket handshake is a GET only by form.
-            if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
-                info.verb = "create".into();
-            }
-            self.authorize(&user, &info, &query).map(|()| user)
-        });
+        let identified = self.identify(&mut head.headers, peer.as_ref());
+        let admitted = identified.and_then(|user| self.authorize(&user, info, query).map(|()| user));
         let user = match admitted {
             Ok(user) => user,
-            Err(status) => return respond::refuse_upgrade(io, status).await,
+            Err(status) => return refuse(io, status).await,
         };
-        let labels = Labels::new(&info, true, false);
         let _open = Open::new(self.0.metrics.longrunning.with_label_values(&labels.shape()));
         if let Some(remote) = self.0.aggregation.find(&info.path) {
-            match aggregation::prepare(self, &remote, &mut head.headers, &user) {
+            return match aggregation::prepare(self, &remote, &mut head.headers, &user) {
                 Ok(target) => {
                     let done = proxy::forward_upgrade(http::Request::from_parts(head, ()), io, target).await;
                     if let Err(error) = done {
                         tracing::debug!(error = &error as &dyn std::error::Error, "connection to an api service ended");
                     }
+                    connect::TAKEN_OVER
                 }
-                Err(status) => respond::refuse_upgrade(io, status).await,
-            }
-            return;
+                Err(status) => refuse(io, status).await,
+            };
         }
         let request = http::Request::from_parts(head, ());
         if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
             let mut request = request;
             set_path(&mut request, &path);
             request.extensions_mut().insert(user);
-            return mounted.mount.upgrade(request, io).await;
+            mounted.mount.upgrade(request, io).await;
+            return connect::TAKEN_OVER;
         }
-        connect::upgrade(self, request, user, &info, &query, io).await;
+        connect::upgrade(self, request, user, info, query, io).await
     }
+}
+
+/// Refuses to upgrade a connection; the code of the answer.
+async fn refuse(io: Io, status: Status) -> u16 {
+    let code = status.code().as_u16();
+    respond::refuse_upgrade(io, status).await;
+    code
 }
 
 /// Answers a call and adds the warnings it gathered.

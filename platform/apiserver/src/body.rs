@@ -18,6 +18,9 @@ enum Encoding {
     Protobuf,
 }
 
+/// The full name of the schema of `DeleteOptions`.
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
@@ -81,9 +84,13 @@ fn decode(call: &Call, api_version: &str, kind: &str, wanted: Wanted<'_>, valida
             Wanted::Type(definition) => fields::decode_as(definition, &call.body),
         },
         Encoding::Yaml => {
-            let value = pharos_api::yaml::decode(&call.body)
-                .map_err(|error| status::bad_request(format!("error converting YAML to JSON: {error}")))?;
-            check(value)
+            let document = pharos_api::yaml::decode(&call.body).map_err(|error| status::bad_request(error.to_string()))?;
+            check(document.value).map(|mut decoded| {
+                if !document.duplicates.is_empty() {
+                    decoded.problems.insert(0, fields::Problem::Yaml(document.duplicates));
+                }
+                decoded
+            })
         }
     };
     let mut decoded = decoded.map_err(|error| match error {
@@ -110,7 +117,7 @@ fn decode(call: &Call, api_version: &str, kind: &str, wanted: Wanted<'_>, valida
 }
 
 /// Refuses or warns of unknown and duplicate fields.
-fn report(
+pub(crate) fn report(
     call: &Call,
     validation: FieldValidation,
     problems: &[fields::Problem],
@@ -129,13 +136,33 @@ fn report(
 /// Checks the result of a patch against the kind's schema.
 pub(crate) fn check_patched(call: &Call, kind: &Kind, value: Value, validation: FieldValidation) -> Result<Value, Status> {
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let decoded = fields::check(kind, value).map_err(|error| {
-        status::invalid_one(&kind.group, &kind.kind, &name, "FieldValueInvalid", "patch", format!("Invalid value: {error}"))
-    })?;
-    report(call, validation, &decoded.problems, |why| {
-        status::invalid_one(&kind.group, &kind.kind, &name, "FieldValueInvalid", "patch", format!("Invalid value: {why}"))
-    })?;
+    let decoded = fields::check(kind, value).map_err(|error| patch_refused(&kind.group, &kind.kind, &name, &error.to_string()))?;
+    report(call, validation, &decoded.problems, |why| patch_refused(&kind.group, &kind.kind, &name, why))?;
     Ok(decoded.value)
+}
+
+/// The same for another built-in type (a subresource's).
+pub(crate) fn check_patched_of(
+    call: &Call,
+    api_version: &str,
+    kind: &str,
+    value: Value,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
+    let (group, version) = pharos_api::meta::split_api_version(api_version);
+    let definition = pharos_api::schema::definition_for(group, version, kind)
+        .ok_or_else(|| status::internal(format!("{api_version} {kind} has no schema")))?;
+    let name = &call.info.name;
+    let decoded = fields::check_as(definition, value).map_err(|error| patch_refused(group, kind, name, &error.to_string()))?;
+    if !decoded.value.is_object() {
+        return Err(status::bad_request(format!("the patch makes something other than a {kind}")));
+    }
+    report(call, validation, &decoded.problems, |why| patch_refused(group, kind, name, why))?;
+    Ok(decoded.value)
+}
+
+fn patch_refused(group: &str, kind: &str, name: &str, why: &str) -> Status {
+    status::invalid_one(group, kind, name, "FieldValueInvalid", "patch", format!("Invalid value: {why}"))
 }
 
 /// The `DeleteOptions` of a delete, if its body has any.
@@ -143,17 +170,80 @@ pub(crate) fn delete_options(call: &Call) -> Result<Option<Value>, Status> {
     if call.body.is_empty() {
         return Ok(None);
     }
-    let value = match encoding(&call.headers)? {
-        Encoding::Json => serde_json::from_slice(&call.body).map_err(|error| status::bad_request(error.to_string()))?,
-        Encoding::Yaml => pharos_api::yaml::decode(&call.body).map_err(|error| status::bad_request(error.to_string()))?,
+    read_delete_options(encoding(&call.headers)?, &call.body).map(Some)
+}
+
+/// Reads `DeleteOptions` by their types: what is misread here is deleted. Clients send them in many an API version (`v1`,
+/// `meta.k8s.io/v1`, that of the group whose object they delete), all of which mean the same.
+fn read_delete_options(encoding: Encoding, body: &[u8]) -> Result<Value, Status> {
+    let definition =
+        pharos_api::schema::definition(DELETE_OPTIONS).ok_or_else(|| status::internal("DeleteOptions has no schema"))?;
+    let decoded = match encoding {
+        Encoding::Json => fields::decode_as(definition, body),
+        Encoding::Yaml => {
+            let document = pharos_api::yaml::decode(body).map_err(|error| status::bad_request(error.to_string()))?;
+            fields::check_as(definition, document.value)
+        }
         Encoding::Protobuf => {
-            protobuf::decode(&call.body, Some(("v1", "DeleteOptions")))
-                .map_err(|error| status::bad_request(error.to_string()))?
-                .value
+            let message = protobuf::decode(body, Some(("v1", "DeleteOptions")))
+                .map_err(|error| status::bad_request(error.to_string()))?;
+            fields::check_as(definition, message.value)
         }
     };
+    let value = decoded
+        .map_err(|error| match error {
+            fields::DecodeError::Syntax(why) => {
+                status::bad_request(format!("couldn't get version/kind; json parse error: {why}"))
+            }
+            other => status::bad_request(format!("the body of a delete cannot be handled as a DeleteOptions: {other}")),
+        })?
+        .value;
     if !value.is_object() || value["kind"].as_str().is_some_and(|kind| kind != "DeleteOptions") {
         return Err(status::bad_request("the body of a delete must be DeleteOptions"));
     }
-    Ok(Some(value))
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn delete_options_are_read_by_type() {
+        let good: [(Encoding, &str, Value); 6] = [
+            (Encoding::Json, "{}", json!({})),
+            (Encoding::Json, r#"{"gracePeriodSeconds":0}"#, json!({"gracePeriodSeconds": 0})),
+            (Encoding::Json, r#"{"orphanDependents":false,"dryRun":null}"#, json!({"orphanDependents": false})),
+            (
+                Encoding::Json,
+                r#"{"kind":"DeleteOptions","apiVersion":"policy/v1","dryRun":["All"]}"#,
+                json!({"kind": "DeleteOptions", "apiVersion": "policy/v1", "dryRun": ["All"]}),
+            ),
+            (Encoding::Json, r#"{"unknown":1}"#, json!({})),
+            (Encoding::Yaml, "gracePeriodSeconds: 3\n", json!({"gracePeriodSeconds": 3})),
+        ];
+        for (encoding, body, want) in good {
+            assert_eq!(read_delete_options(encoding, body.as_bytes()).unwrap(), want, "{body}");
+        }
+        let bad = [
+            (Encoding::Json, "{"),
+            (Encoding::Json, "null"),
+            (Encoding::Json, "[]"),
+            (Encoding::Json, r#"{"dryRun":"All"}"#),
+            (Encoding::Json, r#"{"dryRun":[1]}"#),
+            (Encoding::Json, r#"{"gracePeriodSeconds":"x"}"#),
+            (Encoding::Json, r#"{"gracePeriodSeconds":1.5}"#),
+            (Encoding::Json, r#"{"orphanDependents":"true"}"#),
+            (Encoding::Json, r#"{"propagationPolicy":{}}"#),
+            (Encoding::Json, r#"{"preconditions":"x"}"#),
+            (Encoding::Json, r#"{"preconditions":{"uid":1}}"#),
+            (Encoding::Json, r#"{"kind":"ConfigMap"}"#),
+            (Encoding::Yaml, "dryRun: All\n"),
+        ];
+        for (encoding, body) in bad {
+            assert_eq!(read_delete_options(encoding, body.as_bytes()).unwrap_err().code(), 400, "{body}");
+        }
+    }
 }

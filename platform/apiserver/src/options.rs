@@ -55,6 +55,24 @@ impl WriteOptions {
         Ok(WriteOptions { dry_run: dry_run(query)?, field_manager, field_validation, force: query.flag("force") })
     }
 
+    /// A server-side apply has to name its manager.
+    pub(crate) fn check_apply(&self) -> Result<(), Status> {
+        if self.field_manager.is_some() {
+            return Ok(());
+        }
+        let message = "Required value: is required for apply patch".to_owned();
+        Err(option_error("PatchOptions", "fieldManager", "FieldValueRequired", message))
+    }
+
+    /// Only a server-side apply can take fields by force.
+    pub(crate) fn check_other_patch(query: &Query) -> Result<(), Status> {
+        if query.get("force").is_none() {
+            return Ok(());
+        }
+        let message = "Forbidden: may not be specified for non-apply patch".to_owned();
+        Err(option_error("PatchOptions", "force", "FieldValueForbidden", message))
+    }
+
     /// As `CreateOptions` or `UpdateOptions`, without `dryRun`.
     pub(crate) fn to_value(&self, kind: &str) -> Value {
         let mut value = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
@@ -221,13 +239,18 @@ impl DeleteOptions {
         if let Some(text) = query.get("propagationPolicy").filter(|text| !text.is_empty()) {
             options.propagation = Some(propagation(text)?);
         }
+        if let (Some(_), Some(text)) =
+            (query.optional_flag("orphanDependents"), query.get("propagationPolicy").filter(|text| !text.is_empty()))
+        {
+            return Err(both_set(text));
+        }
         match query.optional_flag("orphanDependents") {
             Some(true) => options.propagation = Some(Propagation::Orphan),
             Some(false) => options.propagation = Some(Propagation::Background),
             None => {}
         }
         let Some(body) = body else { return Ok(options) };
-        for value in body["dryRun"].as_array().into_iter().flatten() {
+        for value in member(body, "dryRun", Value::as_array)?.into_iter().flatten() {
             match value.as_str() {
                 Some("All") => options.dry_run = true,
                 other => {
@@ -240,26 +263,26 @@ impl DeleteOptions {
                 }
             }
         }
-        if let Some(seconds) = body["gracePeriodSeconds"].as_i64() {
+        if let Some(seconds) = member(body, "gracePeriodSeconds", Value::as_i64)? {
             options.grace_period_seconds = Some(seconds);
         }
-        let orphan = body["orphanDependents"].as_bool();
-        if let Some(text) = body["propagationPolicy"].as_str().filter(|text| !text.is_empty()) {
+        let orphan = member(body, "orphanDependents", Value::as_bool)?;
+        if let Some(text) = member(body, "propagationPolicy", Value::as_str)?.filter(|text| !text.is_empty()) {
             if orphan.is_some() {
-                return Err(option_error(
-                    "DeleteOptions",
-                    "propagationPolicy",
-                    "FieldValueInvalid",
-                    format!("Invalid value: \"{text}\": orphanDependents and deletionPropagation cannot be both set"),
-                ));
+                return Err(both_set(text));
             }
             options.propagation = Some(propagation(text)?);
         } else if let Some(orphan) = orphan {
             options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
         }
-        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-        options.uid = text(&body["preconditions"]["uid"]);
-        options.resource_version = text(&body["preconditions"]["resourceVersion"]);
+        if member(body, "preconditions", Value::as_object)?.is_some() {
+            let preconditions = &body["preconditions"];
+            let text = |field: &str| -> Result<Option<String>, Status> {
+                Ok(member(preconditions, field, Value::as_str)?.filter(|text| !text.is_empty()).map(str::to_owned))
+            };
+            options.uid = text("uid")?;
+            options.resource_version = text("resourceVersion")?;
+        }
         Ok(options)
     }
 
@@ -283,6 +306,26 @@ impl DeleteOptions {
         }
         value
     }
+}
+
+/// A member of a body of options; 400 if it is of another type than it should be, for what is left unread here is deleted.
+fn member<'a, T>(body: &'a Value, field: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, Status> {
+    match &body[field] {
+        Value::Null => Ok(None),
+        value => match read(value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(status::bad_request(format!("DeleteOptions: {field} cannot be {value}"))),
+        },
+    }
+}
+
+fn both_set(policy: &str) -> Status {
+    option_error(
+        "DeleteOptions",
+        "propagationPolicy",
+        "FieldValueInvalid",
+        format!("Invalid value: \"{policy}\": orphanDependents and deletionPropagation cannot be both set"),
+    )
 }
 
 fn propagation(text: &str) -> Result<Propagation, Status> {
@@ -315,4 +358,36 @@ fn list_error(field: &str, reason: &str, message: String) -> Status {
 
 fn option_error(kind: &str, field: &str, reason: &str, message: String) -> Status {
     crate::status::invalid_one("meta.k8s.io", kind, "", reason, field, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delete_options() {
+        let parse = |query: &str, body: Value| {
+            DeleteOptions::parse(&Query::parse(Some(query)), Some(&body)).map_err(|status| status.code().as_u16())
+        };
+        let options = parse("", json!({"gracePeriodSeconds": 0, "dryRun": ["All"], "preconditions": {"uid": "u"}})).unwrap();
+        assert_eq!((options.grace_period_seconds, options.dry_run, options.uid.as_deref()), (Some(0), true, Some("u")));
+        let options = parse("gracePeriodSeconds=5&dryRun=All", json!({})).unwrap();
+        assert_eq!((options.grace_period_seconds, options.dry_run), (Some(5), true));
+        let table = [
+            ("", json!({"dryRun": "All"}), 400),
+            ("", json!({"gracePeriodSeconds": "x"}), 400),
+            ("", json!({"orphanDependents": 1}), 400),
+            ("", json!({"preconditions": "x"}), 400),
+            ("", json!({"preconditions": {"uid": 1}}), 400),
+            ("", json!({"dryRun": ["Some"]}), 422),
+            ("", json!({"propagationPolicy": "Orphan", "orphanDependents": true}), 422),
+            ("gracePeriodSeconds=x", json!({}), 400),
+            ("dryRun=Some", json!({}), 422),
+            ("propagationPolicy=Sideways", json!({}), 422),
+            ("propagationPolicy=Orphan&orphanDependents=true", json!({}), 422),
+        ];
+        for (query, body, code) in table {
+            assert_eq!(parse(query, body.clone()).unwrap_err(), code, "{query} {body}");
+        }
+    }
 }

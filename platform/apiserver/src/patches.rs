@@ -2,11 +2,16 @@
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use pharos_api::patch::{self, PatchType};
+use pharos_api::{
+    fields::Problem,
+    patch::{self, PatchType},
+};
 use serde_json::Value;
 
 use crate::{
+    body,
     call::Call,
+    options::FieldValidation,
     status::{self, Status},
 };
 
@@ -26,8 +31,13 @@ impl Patch {
     }
 
     /// The configuration of a server-side apply.
-    pub(crate) fn configuration(&self) -> Result<Value, Status> {
-        pharos_api::yaml::decode(&self.body).map_err(|error| status::bad_request(format!("error decoding YAML: {error}")))
+    pub(crate) fn configuration(&self, call: &Call, validation: FieldValidation) -> Result<Value, Status> {
+        let refuse = |why: &str| status::bad_request(format!("error decoding YAML: {why}"));
+        let document = pharos_api::yaml::decode(&self.body).map_err(|error| refuse(&error.to_string()))?;
+        if !document.duplicates.is_empty() {
+            body::report(call, validation, &[Problem::Yaml(document.duplicates)], refuse)?;
+        }
+        Ok(document.value)
     }
 
     /// Applies the patch to an object of the call's kind. Server-side apply is not done here.
@@ -40,17 +50,13 @@ impl Patch {
         .map_err(Status::from)
     }
 
-    /// Applies the patch to an object whose schema has no lists to merge (a Scale).
+    /// Applies the patch to an object whose schema has no lists to merge (a Scale). Server-side apply is not done here.
     pub(crate) fn apply_untyped(&self, object: &Value) -> Result<Value, Status> {
         match self.kind {
-            PatchType::Json => patch::json::apply(object, &self.body).map_err(Status::from),
-            PatchType::Merge | PatchType::Strategic => patch::merge::apply(object, &self.body).map_err(Status::from),
-            PatchType::Apply => {
-                let mut object = object.clone();
-                patch::merge::merge(&mut object, &self.configuration()?);
-                Ok(object)
-            }
+            PatchType::Json => patch::json::apply(object, &self.body),
+            PatchType::Merge | PatchType::Strategic | PatchType::Apply => patch::merge::apply(object, &self.body),
         }
+        .map_err(Status::from)
     }
 
     /// Whether the patch sets the resource version, which pins it to that version.

@@ -77,8 +77,11 @@ impl Status {
         self
     }
 
+    /// Zero seconds are none: Go leaves them out.
     pub(crate) fn with_retry_after(mut self, seconds: u64) -> Self {
-        self.0.details["retryAfterSeconds"] = json!(seconds);
+        if seconds > 0 {
+            self.0.details["retryAfterSeconds"] = json!(seconds);
+        }
         self
     }
 
@@ -266,5 +269,19 @@ impl From<pharos_api::status::Status> for Status {
             made.0.details = serde_json::to_value(details).unwrap_or(Value::Null);
         }
         made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_to_wait_is_not_told() {
+        for (seconds, told) in [(0, None), (10, Some(10))] {
+            let status = too_many_requests("later", seconds).with_causes(Vec::new());
+            assert_eq!(status.retry_after(), told);
+            assert_eq!(status.to_value()["details"].get("retryAfterSeconds").and_then(Value::as_u64), told);
+        }
     }
 }

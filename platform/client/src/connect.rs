@@ -2,14 +2,14 @@ use std::{sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, header};
 use kube::{
     Client, Config,
     client::Body,
     config::{AuthInfo, Kubeconfig},
 };
 use parking_lot::RwLock;
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, util::MapRequest};
 
 /// What a remote component proves its identity with. Secret material: never logged.
 #[derive(Clone)]
@@ -37,6 +37,29 @@ where
     B::Error: Into<BoxError>,
 {
     Client::new(service, "default")
+}
+
+/// Like [`in_process`], and the requests say which component they come from: the API server takes the beginning of the
+/// `User-Agent` for the field manager of whoever names none.
+pub fn in_process_as<S, B>(component: &str, service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let agent = user_agent(component);
+    in_process(MapRequest::new(service, move |mut request: Request<Body>| {
+        request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| agent.clone());
+        request
+    }))
+}
+
+/// `kubelet/v1.2.3`.
+fn user_agent(component: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("{component}/v{}", env!("CARGO_PKG_VERSION")))
+        .unwrap_or_else(|_| HeaderValue::from_static("pharos"))
 }
 
 /// A client that speaks HTTPS to `server`, trusting only the given CA certificate (PEM).
@@ -80,14 +103,15 @@ impl Renewable {
         Ok(Self { server, ca_pem: ca_pem.into(), current: Arc::new(RwLock::new(current)) })
     }
 
-    /// A client that sends each request with the credentials of that moment.
+    /// A client of a component that sends each request with the credentials of that moment.
     #[must_use]
-    pub fn client(&self) -> Client {
+    pub fn client(&self, component: &str) -> Client {
         let current = self.current.clone();
-        in_process(tower::service_fn(move |request: Request<Body>| {
+        let service = tower::service_fn(move |request: Request<Body>| {
             let client = current.read().clone();
             async move { client.send(request).await }
-        }))
+        });
+        in_process_as(component, service)
     }
 
     /// Uses other credentials from now on, over new connections. Answers that are coming in, such as watches, end as they
@@ -131,4 +155,26 @@ fn pem_blocks(pem: &str) -> Vec<Vec<u8>> {
 pub async fn kubeconfig(yaml: &str) -> Result<Client, BoxError> {
     let config = Config::from_custom_kubeconfig(Kubeconfig::from_yaml(yaml)?, &Default::default()).await?;
     Ok(Client::try_from(config)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_name_their_component() {
+        let client = in_process_as(
+            "kubelet",
+            tower::service_fn(|request: Request<Body>| async move {
+                let agent = request.headers()[header::USER_AGENT].to_str().unwrap().to_owned();
+                Ok::<_, Infallible>(Response::new(Body::from(agent.into_bytes())))
+            }),
+        );
+        let ask = |request: http::request::Builder| client.request_text(request.body(Vec::new()).unwrap());
+        let agent = ask(Request::get("/a")).await.unwrap();
+        assert!(agent.starts_with("kubelet/v"), "{agent}");
+        assert_eq!(ask(Request::get("/a").header(header::USER_AGENT, "other")).await.unwrap(), "other");
+    }
 }

@@ -13,7 +13,7 @@ mod informer; // a cache of objects that says what changed,
 mod work_queue; // what is to be looked at again,
 mod recorder; // and what is told to users.
 
-pub use connect::{Credentials, Renewable, https, in_process, kubeconfig};
+pub use connect::{Credentials, Renewable, https, in_process, in_process_as, kubeconfig};
 pub use errors::{is_already_exists, is_conflict, is_not_found, status_of};
 pub use informer::{Event, Index, Informer};
 pub use key::Key;

@@ -45,7 +45,8 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     };
     let server: Uri = options.server.parse().with_context(|| format!("--server {}", options.server))?;
     let api = Renewable::new(server, &state.ca, credentials(&state.client))?;
-    let client = api.client();
+    let [client, proxy, dns, shipper] =
+        ["kubelet", "kube-proxy", "coredns", "pharos-logging"].map(|component| api.client(component));
     let serving = Identity::from_pem(state.serving)?;
     let renewal = Renewal {
         api,
@@ -66,7 +67,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         push_path: observe::PUSH_PATH.to_owned(),
         ..ShipperConfig::default()
     };
-    supervisor.start(LogShipper::new(logs, records, client.clone(), &registries.of(LogShipper::NAME))?).await?;
+    supervisor.start(LogShipper::new(logs, records, shipper, &registries.of(LogShipper::NAME))?).await?;
 
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(state.ca.as_bytes()).context("read the CA's certificate")?)?;
@@ -75,8 +76,8 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         name,
         address,
         cluster: state.cluster,
-        dns: Some(client.clone()),
-        proxy: Some(client.clone()),
+        dns: Some(dns),
+        proxy: Some(proxy),
         client,
         serving,
         client_roots: Arc::new(roots),
@@ -201,7 +202,8 @@ impl Component for Renewal {
 impl Renewal {
     async fn renew(&self) -> anyhow::Result<()> {
         let names = vec![self.node.clone(), "localhost".into()];
-        let joined = join::request(&self.api.client(), &self.node, names, vec![self.address, [127, 0, 0, 1].into()]).await?;
+        let client = self.api.client("kubelet");
+        let joined = join::request(&client, &self.node, names, vec![self.address, [127, 0, 0, 1].into()]).await?;
         let state = State::write(&self.folder, joined, &self.ca)?;
         self.serving.replace(state.serving)?;
         self.api.replace(credentials(&state.client))?;

@@ -44,7 +44,7 @@ pub async fn start(
             node_components: node::COMPONENTS.map(str::to_owned).into(),
             pod_tls: Some(pki::client_config_without_verification(None)?),
         };
-        let client = clients.service_account("kube-system", "pharos-metrics");
+        let client = clients.service_account("kube-system", "pharos-metrics", "pharos-metrics");
         let metrics = Metrics::new(config, sources, client, &registries.of("prometheus"))?;
         api.mount("/observe/prometheus", Arc::new(Prometheus(metrics.handler())));
         let group = ApiGroup { group: "metrics.k8s.io", version: "v1beta1", resources: ResourceMetricsHandler::resources() };
@@ -58,7 +58,7 @@ pub async fn start(
             pod_logs_dir: plan.layout.pod_logs(),
             ..Default::default()
         };
-        let client = clients.of(UserInfo::service_account("kube-system", "pharos-logging", ""));
+        let client = clients.service_account("kube-system", "pharos-logging", "pharos-logging");
         let logging = Logging::new(config, records, client, &registries.of("logging"))?;
         api.mount(LOKI, Arc::new(Loki(logging.handler())));
         supervisor.launch(logging)?;

@@ -44,7 +44,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let keys = Keys::load(&plan)?;
     let api = start_api(&plan, &keys, &registries, &health, &mut supervisor).await?;
     let clients = Clients(api.clone());
-    let admin = clients.of(UserInfo::new("pharos", ["system:masters"]));
+    let admin = clients.of(UserInfo::new("pharos", ["system:masters"]), "pharos");
     join::publish(&admin, keys.ca.certificate_pem(), &plan.url(plan.advertise)).await?;
     let kubeconfig = keys.admin_kubeconfig(&plan.url(plan.local()))?;
     files::write(&plan.options.write_kubeconfig, &kubeconfig, plan.kubeconfig_mode)?;
@@ -54,7 +54,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         start_controllers(&plan, &keys, &clients, &registries, &mut supervisor).await?;
     }
     if runs(Part::Scheduler) {
-        let client = clients.of(UserInfo::new("system:kube-scheduler", ["system:authenticated"]));
+        let client = clients.of(UserInfo::new("system:kube-scheduler", ["system:authenticated"]), "kube-scheduler");
         supervisor.launch(Scheduler::new(client, &registries.of("kube-scheduler"))?)?;
     }
     crate::observe::start(&plan, &keys, &clients, &api, &registries, records, &mut supervisor).await?;
@@ -62,15 +62,16 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         publish_dns(&admin, &plan.cluster).await?;
     }
     if runs(Part::Agent) {
-        let client = clients.of(UserInfo::new(format!("system:node:{}", plan.node), ["system:nodes", "system:authenticated"]));
+        let kubelet = UserInfo::new(format!("system:node:{}", plan.node), ["system:nodes", "system:authenticated"]);
+        let proxy = UserInfo::new("system:kube-proxy", ["system:authenticated"]);
         let machine = node::Machine {
             options: &plan.options.node,
             name: plan.node.clone(),
             address: plan.address,
             cluster: plan.cluster.clone(),
-            client,
-            dns: runs(Part::Dns).then(|| clients.service_account("kube-system", "coredns")),
-            proxy: runs(Part::Proxy).then(|| clients.of(UserInfo::new("system:kube-proxy", ["system:authenticated"]))),
+            client: clients.of(kubelet, "kubelet"),
+            dns: runs(Part::Dns).then(|| clients.service_account("kube-system", "coredns", "coredns")),
+            proxy: runs(Part::Proxy).then(|| clients.of(proxy, "kube-proxy")),
             serving: keys.kubelet.clone(),
             client_roots: keys.ca.roots(),
         };
@@ -315,13 +316,14 @@ impl Keys {
 pub struct Clients(Api);
 
 impl Clients {
-    pub fn of(&self, user: UserInfo) -> kube::Client {
-        pharos_client::in_process(self.0.service(user))
+    /// The component is named in the `User-Agent`, and so becomes the manager of the fields it writes.
+    pub fn of(&self, user: UserInfo, component: &str) -> kube::Client {
+        pharos_client::in_process_as(component, self.0.service(user))
     }
 
     /// A client that acts as a ServiceAccount; the account need not exist.
-    pub fn service_account(&self, namespace: &str, name: &str) -> kube::Client {
-        self.of(UserInfo::service_account(namespace, name, ""))
+    pub fn service_account(&self, namespace: &str, name: &str, component: &str) -> kube::Client {
+        self.of(UserInfo::service_account(namespace, name, ""), component)
     }
 }
 
@@ -398,7 +400,7 @@ async fn start_controllers(
         ..pharos_controllers::Config::default()
     };
     let clients = clients.clone();
-    let clients = Arc::new(move |name: &str| clients.service_account("kube-system", name));
+    let clients = Arc::new(move |name: &str| clients.service_account("kube-system", name, "kube-controller-manager"));
     supervisor.launch(Controllers::new(clients, config, &registries.of(Controllers::NAME))?)?;
     Ok(())
 }

@@ -31,6 +31,9 @@ use super::log_options;
 
 const KUBELET_PORT: u64 = 10_250;
 
+/// The code by which metrics count a connection that was taken over: upstream's server never sees the answer on it.
+pub(crate) const TAKEN_OVER: u16 = 0;
+
 /// What is behind this server, and how to reach it.
 pub(crate) struct Upstream {
     proxy: Proxy,
@@ -167,16 +170,34 @@ fn connect_options(info: &RequestInfo, query: &Query) -> Value {
 }
 
 /// Takes over a connection that asks to be upgraded.
-pub(crate) async fn upgrade(api: &Api, request: http::Request<()>, user: UserInfo, info: &RequestInfo, query: &Query, io: Io) {
+pub(crate) async fn upgrade(
+    api: &Api,
+    request: http::Request<()>,
+    user: UserInfo,
+    info: &RequestInfo,
+    query: &Query,
+    io: Io,
+) -> u16 {
     let outcome = prepare(api, &request, user, info, query).await;
-    let done = match outcome {
-        Err(status) => return respond::refuse_upgrade(io, status).await,
-        Ok(Upgrade::Forward(target)) => proxy::forward_upgrade(request, io, *target).await.map_err(|error| error.to_string()),
-        Ok(Upgrade::Body(body)) => websocket::serve_body(request, io, body).await.map_err(|error| error.to_string()),
+    let (code, done) = match outcome {
+        Err(status) => {
+            let code = status.code().as_u16();
+            respond::refuse_upgrade(io, status).await;
+            return code;
+        }
+        Ok(Upgrade::Forward(target)) => match proxy::forward_upgrade(request, io, *target).await {
+            Ok(()) => (TAKEN_OVER, Ok(())),
+            Err(error @ ProxyError::TimedOut { .. }) => (504, Err(error.to_string())),
+            Err(error) => (502, Err(error.to_string())),
+        },
+        Ok(Upgrade::Body(body)) => {
+            (TAKEN_OVER, websocket::serve_body(request, io, body).await.map_err(|error| error.to_string()))
+        }
     };
     if let Err(error) = done {
         tracing::debug!(kind = info.resource, namespace = info.namespace, name = info.name, error, "upgraded connection ended");
     }
+    code
 }
 
 enum Upgrade {

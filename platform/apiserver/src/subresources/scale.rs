@@ -1,18 +1,19 @@
 //! `scale`: the number of replicas of anything that has one, as `autoscaling/v1` Scale.
 
 use http::StatusCode;
-use pharos_api::validation::ErrorType;
+use pharos_api::{patch::PatchType, validation::ErrorType};
 use pharos_transport::Response;
 use serde_json::{Value, json};
 
-use super::{options, unpinned};
+use super::options;
 use crate::{
     admission::{self, Attributes, Operation, Options},
     body,
     call::Call,
-    convert,
+    convert, managed_fields,
     negotiate::{Offer, Output, Shape},
     options::WriteOptions,
+    patches::Patch,
     respond,
     status::{self, Status},
     storage,
@@ -144,54 +145,139 @@ pub(super) async fn put(call: &Call) -> Result<Response, Status> {
     let output = output(call)?;
     let options = options(call)?;
     let scale = body::object_of(call, API_VERSION, "Scale", options.field_validation)?;
-    write(call, output, |_| Ok(scale.clone())).await
+    write(call, output, &options, |_| Ok(scale.clone())).await
 }
 
 pub(super) async fn patch(call: &Call) -> Result<Response, Status> {
     let output = output(call)?;
-    let patch = crate::patches::Patch::read(call)?;
-    write(call, output, |object| patch.apply_untyped(&of(call, object))).await
+    let options = options(call)?;
+    let patch = Patch::read(call)?;
+    if patch.kind == PatchType::Apply {
+        return apply(call, output, &options, patch.configuration(call, options.field_validation)?).await;
+    }
+    WriteOptions::check_other_patch(&call.query)?;
+    let pinned = patch.names_version();
+    write(call, output, &options, |object| {
+        let patched = patch.apply_untyped(&of(call, object))?;
+        let mut scale = body::check_patched_of(call, API_VERSION, "Scale", patched, options.field_validation)?;
+        // Whoever does not name a version means whichever is newest.
+        if !pinned {
+            object_meta::of(&mut scale).remove("resourceVersion");
+        }
+        Ok(scale)
+    })
+    .await
+}
+
+/// The replicas a Scale asks for.
+fn replicas(call: &Call, scale: &Value) -> Result<i64, Status> {
+    let name = object_meta::text(scale, "name");
+    if !name.is_empty() && name != call.info.name {
+        return Err(status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.info.name
+        )));
+    }
+    let replicas = match &scale["spec"]["replicas"] {
+        Value::Null => 0,
+        value => value.as_i64().ok_or_else(|| status::bad_request("spec.replicas must be a whole number"))?,
+    };
+    if replicas < 0 {
+        let error = super::super::strategy::field_error(
+            ErrorType::Invalid,
+            "spec.replicas",
+            json!(replicas),
+            "must be greater than or equal to 0",
+        );
+        return Err(status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
+    }
+    Ok(replicas)
+}
+
+/// Makes a change of an object hold only for the state that a Scale names, or for whichever is newest.
+fn pin(changed: &mut Value, scale: &Value) {
+    let metadata = object_meta::of(changed);
+    metadata.remove("resourceVersion");
+    for field in ["resourceVersion", "uid"] {
+        let given = object_meta::text(scale, field);
+        if !given.is_empty() {
+            metadata.insert(field.into(), json!(given));
+        }
+    }
 }
 
 async fn write(
     call: &Call,
     output: Output,
+    options: &WriteOptions,
     mut scale: impl FnMut(&Value) -> Result<Value, Status> + Send,
 ) -> Result<Response, Status> {
     let paths = paths(call);
-    let options = options(call)?;
-    let written = update::modify(call, Part::Internal("scale"), &options, |object| {
+    let written = update::modify(call, Part::Internal("scale"), options, |object| {
         let scale = scale(object)?;
-        let name = object_meta::text(&scale, "name");
-        if !name.is_empty() && name != call.info.name {
-            return Err(status::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                call.info.name
-            )));
-        }
-        let replicas = match &scale["spec"]["replicas"] {
-            Value::Null => 0,
-            value => value.as_i64().ok_or_else(|| status::bad_request("spec.replicas must be a whole number"))?,
-        };
-        if replicas < 0 {
-            let error = super::super::strategy::field_error(
-                ErrorType::Invalid,
-                "spec.replicas",
-                json!(replicas),
-                "must be greater than or equal to 0",
-            );
-            return Err(status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
-        }
-        let mut changed = unpinned(object);
-        let given = object_meta::text(&scale, "resourceVersion");
-        if !given.is_empty() {
-            object_meta::of(&mut changed).insert("resourceVersion".into(), json!(given));
-        }
+        let replicas = replicas(call, &scale)?;
+        let mut changed = object.clone();
+        pin(&mut changed, &scale);
         *at_mut(&mut changed, &paths.spec) = json!(replicas);
         Ok(Change { object: changed, manage: Manage::Update })
     })
     .await?;
-    let object = match &written {
+    answer(call, output, &written).await
+}
+
+/// Server-side apply of a Scale: an apply of the object's replicas, which are all it has to own.
+async fn apply(call: &Call, output: Output, options: &WriteOptions, mut scale: Value) -> Result<Response, Status> {
+    options.check_apply()?;
+    if !scale.is_object() {
+        return Err(status::bad_request("error decoding YAML: an object is needed"));
+    }
+    if scale["kind"].as_str().is_some_and(|given| given != "Scale")
+        || scale["apiVersion"].as_str().is_some_and(|given| given != API_VERSION)
+    {
+        return Err(status::bad_request(format!(
+            "incorrect kind or version for apply: got {} {}, want {API_VERSION} Scale",
+            scale["apiVersion"], scale["kind"]
+        )));
+    }
+    if !scale["metadata"]["managedFields"].is_null() {
+        return Err(status::bad_request("metadata.managedFields must be nil"));
+    }
+    scale["apiVersion"] = json!(API_VERSION);
+    scale["kind"] = json!("Scale");
+    // Zero replicas are owned like any other number; Go's zero would be gone after the check.
+    let owns = !scale["spec"]["replicas"].is_null();
+    let scale = body::check_patched_of(call, API_VERSION, "Scale", scale, options.field_validation)?;
+    let configuration = configuration(call, owns.then_some(replicas(call, &scale)?));
+    let paths = paths(call);
+    let part = Part::Internal("scale");
+    let written = update::modify(call, part, options, |object| {
+        let mut changed = managed_fields::applied(call, part, Some(object), &configuration, options)?;
+        pin(&mut changed, &scale);
+        // A Scale without replicas has none.
+        if at(&changed, &paths.spec).is_null() {
+            *at_mut(&mut changed, &paths.spec) = json!(0);
+        }
+        Ok(Change { object: changed, manage: Manage::Done })
+    })
+    .await?;
+    answer(call, output, &written).await
+}
+
+/// What an apply of a Scale is to the object: its replicas, if the Scale has any.
+fn configuration(call: &Call, replicas: Option<i64>) -> Value {
+    let mut metadata = json!({"name": call.info.name});
+    if !call.info.namespace.is_empty() {
+        metadata["namespace"] = json!(call.info.namespace);
+    }
+    let mut configuration = json!({"apiVersion": call.kind.api_version(), "kind": call.kind.kind, "metadata": metadata});
+    if let Some(replicas) = replicas {
+        *at_mut(&mut configuration, &paths(call).spec) = json!(replicas);
+    }
+    configuration
+}
+
+async fn answer(call: &Call, output: Output, written: &Written) -> Result<Response, Status> {
+    let object = match written {
         Written::Stored(bytes) => convert::from_storage(&call.api, &call.kind, storage::parse(bytes)?).await?,
         Written::DryRun(object) => object.clone(),
     };

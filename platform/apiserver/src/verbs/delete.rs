@@ -33,6 +33,9 @@ use crate::{
 /// How many objects of a collection are deleted at once.
 const PARALLEL: usize = 16;
 
+/// The PriorityClasses every cluster has.
+const SYSTEM_PRIORITY_CLASSES: [&str; 2] = ["system-cluster-critical", "system-node-critical"];
+
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -48,6 +51,9 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
     let body = body::delete_options(call)?;
     let options = DeleteOptions::parse(&call.query, body.as_ref())?;
+    if is_system_priority_class(&call.kind, &call.info.name) {
+        return Err(call.forbidden(&call.info.name, "this is a system priority class and cannot be deleted"));
+    }
     match delete_object(call, &options).await? {
         Deleted::Pending(object) => {
             let accepted = options.propagation == Some(Propagation::Foreground);
@@ -71,6 +77,11 @@ fn success(kind: &Kind, name: &str, uid: &str) -> Value {
         details["group"] = json!(kind.group);
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// What may not be deleted by name (`pkg/registry/scheduling/priorityclass/storage/storage.go`).
+fn is_system_priority_class(kind: &Kind, name: &str) -> bool {
+    kind.group == "scheduling.k8s.io" && kind.plural == "priorityclasses" && SYSTEM_PRIORITY_CLASSES.contains(&name)
 }
 
 /// The kinds whose last state answers a delete (`ReturnDeletedObject` in upstream's registries).

@@ -26,18 +26,9 @@ pub(crate) async fn patch(call: &Call, part: Part) -> Result<Response, Status> {
     let options = WriteOptions::parse(&call.query)?;
     let patch = Patch::read(call)?;
     if patch.kind == PatchType::Apply {
-        return apply(call, part, &options, patch.configuration()?).await;
+        return apply(call, part, &options, patch.configuration(call, options.field_validation)?).await;
     }
-    if call.query.get("force").is_some() {
-        return Err(status::invalid_one(
-            "meta.k8s.io",
-            "PatchOptions",
-            "",
-            "FieldValueForbidden",
-            "force",
-            "Forbidden: may not be specified for non-apply patch".into(),
-        ));
-    }
+    WriteOptions::check_other_patch(&call.query)?;
     let pinned = patch.names_version();
     let written = update::modify(call, part, &options, |old| {
         let mut patched = patch.apply(call, old)?;
@@ -82,16 +73,7 @@ fn check_identity(call: &Call, patched: &Value, old: &Value) -> Result<(), Statu
 async fn apply(call: &Call, part: Part, options: &WriteOptions, mut configuration: Value) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
     let kind = &*call.kind;
-    if options.field_manager.is_none() {
-        return Err(status::invalid_one(
-            "meta.k8s.io",
-            "PatchOptions",
-            "",
-            "FieldValueRequired",
-            "fieldManager",
-            "Required value: is required for apply patch".into(),
-        ));
-    }
+    options.check_apply()?;
     if !configuration.is_object() {
         return Err(status::bad_request("error decoding YAML: an object is needed"));
     }

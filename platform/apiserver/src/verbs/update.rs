@@ -59,6 +59,11 @@ impl Part {
             Part::Internal(name) => name,
         }
     }
+
+    /// Whether a change of the spec through it is a new generation. A binding is none: it carries out the spec that there is.
+    fn changes_generation(self) -> bool {
+        !matches!(self, Part::Status | Part::Internal("binding"))
+    }
 }
 
 /// How a managed-fields entry comes about.
@@ -284,7 +289,7 @@ async fn prepare(
     }
     pharos_api::defaulting::apply(kind, &mut new);
     object_meta::tidy(&mut new);
-    if kind.strategy.generation && part != Part::Status && object_meta::spec_differs(&new, old) {
+    if kind.strategy.generation && part.changes_generation() && object_meta::spec_differs(&new, old) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object_meta::of(&mut new).insert("generation".into(), json!(generation));
     }
@@ -323,4 +328,24 @@ pub(crate) fn is_gone(kind: &Kind, object: &Value) -> bool {
         && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
         && empty(&metadata["finalizers"])
         && (!namespace || empty(&object["spec"]["finalizers"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_change_the_generation() {
+        let table = [
+            (Part::Main, true),
+            (Part::Resize, true),
+            (Part::EphemeralContainers, true),
+            (Part::Internal("scale"), true),
+            (Part::Internal("binding"), false),
+            (Part::Status, false),
+        ];
+        for (part, changes) in table {
+            assert_eq!(part.changes_generation(), changes, "{part:?}");
+        }
+    }
 }

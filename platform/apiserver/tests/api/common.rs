@@ -23,6 +23,8 @@ use tower::Service as _;
 /// A running API server.
 pub(crate) struct Server {
     pub(crate) api: Api,
+    /// What it measures.
+    pub(crate) registry: Registry,
     ctx: Ctx,
     stop: CancellationToken,
     _dir: TempDir,
@@ -70,7 +72,7 @@ impl Server {
         let ctx = Ctx::for_test(stop.clone());
         let (running, context) = (api.clone(), ctx.clone());
         ctx.spawn("apiserver", async move { running.run(context).await.unwrap() });
-        let server = Server { api, ctx, stop, _dir: dir };
+        let server = Server { api, registry, ctx, stop, _dir: dir };
         server.until_ready().await;
         server
     }

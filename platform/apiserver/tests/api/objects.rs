@@ -154,6 +154,7 @@ async fn pods_are_bound_once_and_go_gracefully() {
     assert_eq!(again.code, 409, "{}", again.text);
     let bound = server.get(&format!("{PODS}/p")).await.body;
     assert_eq!(bound["spec"]["nodeName"], "n");
+    assert_eq!(bound["metadata"]["generation"], 1);
     let running =
         server.merge(&format!("{PODS}/p/status"), &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "m"}})).await;
     assert_eq!(
@@ -243,6 +244,65 @@ async fn scales_are_a_view_of_replicas() {
     assert_eq!((deployment["spec"]["replicas"].as_i64(), deployment["metadata"]["generation"].as_i64()), (Some(5), Some(2)));
     let negative = server.merge(&format!("{deployments}/d/scale"), &json!({"spec": {"replicas": -1}})).await;
     assert_eq!(negative.code, 422);
+    for (patch, field) in [
+        (json!({"spec": {"replicas": 9_999_999_999_i64}}), "spec.replicas"),
+        (json!({"spec": {"replicas": "3"}}), "spec.replicas"),
+        (json!({"spec": 3}), "spec"),
+    ] {
+        let answer = server.merge(&format!("{deployments}/d/scale"), &patch).await;
+        assert_eq!(answer.code, 422, "{}", answer.text);
+        assert!(answer.body["message"].as_str().unwrap_or_default().contains(field), "{}", answer.text);
+    }
+    assert_eq!(server.get(&format!("{deployments}/d")).await.body["spec"]["replicas"], 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scales_are_applied() {
+    let server = Server::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    server.create(&format!("{deployments}?fieldManager=owner"), json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let apply = |query: &'static str, replicas: i64| {
+        let (server, path) = (&server, format!("{deployments}/d/scale{query}"));
+        let spec = json!({"replicas": replicas});
+        let body = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": spec});
+        async move { server.ask(Method::PATCH, &path, "application/apply-patch+yaml", body.to_string()).await }
+    };
+    assert_eq!(apply("", 3).await.code, 422);
+    let conflict = apply("?fieldManager=scaler", 3).await;
+    assert_eq!(conflict.code, 409, "{}", conflict.text);
+    assert_eq!(conflict.body["details"]["causes"][0]["field"], ".spec.replicas", "{}", conflict.text);
+    let applied = apply("?fieldManager=scaler&force=true", 3).await;
+    assert_eq!((applied.code.as_u16(), applied.body["spec"]["replicas"].as_i64()), (200, Some(3)), "{}", applied.text);
+    let deployment = server.get(&format!("{deployments}/d")).await.body;
+    let entries = deployment["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let scaler = entries.iter().find(|entry| entry["manager"] == "scaler").unwrap();
+    assert_eq!((scaler["operation"].as_str(), scaler["subresource"].as_str()), (Some("Apply"), Some("scale")));
+    assert_eq!(scaler["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(apply("?fieldManager=scaler", 0).await.code, 200);
+    assert_eq!(server.get(&format!("{deployments}/d")).await.body["spec"]["replicas"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_set_twice_in_yaml_are_told() {
+    let server = Server::start().await;
+    let post = |validation: &'static str, name: &'static str| {
+        let (server, path) = (&server, format!("{MAPS}?fieldValidation={validation}"));
+        let body = format!("metadata: {{name: {name}}}\ndata:\n  a: '1'\n  a: '2'\n");
+        async move { server.ask(Method::POST, &path, "application/yaml", body).await }
+    };
+    let ignored = post("Ignore", "i").await;
+    assert_eq!((ignored.code.as_u16(), ignored.body["data"]["a"].as_str()), (201, Some("2")), "{}", ignored.text);
+    assert!(!ignored.headers.contains_key("warning"));
+    let warned = post("Warn", "w").await;
+    assert_eq!(warned.code, 201, "{}", warned.text);
+    let warning = warned.headers["warning"].to_str().unwrap();
+    assert!(warning.starts_with("299 - \"") && warning.contains(r#"key \"a\" already set in map"#), "{warning}");
+    let strict = post("Strict", "s").await;
+    assert_eq!(strict.code, 400, "{}", strict.text);
+    let message = strict.body["message"].as_str().unwrap_or_default();
+    assert!(message.contains("strict decoding error: yaml: unmarshal errors:\n  key \"a\" already set in map"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

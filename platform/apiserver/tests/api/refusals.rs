@@ -4,6 +4,7 @@ use crate::common::{Server, read};
 use http::Method;
 use pharos_apiserver::authn::UserInfo;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -110,6 +111,9 @@ async fn wrong_requests_get_their_status() {
         (Method::GET, "/api/v1/namespaces/default/configmaps/there/status", "", "", 404, "NotFound", ""),
         (Method::POST, "/api/v1/namespaces/default/configmaps/there", json, "{}", 405, "MethodNotAllowed", ""),
         (Method::PUT, MAPS, json, "{}", 405, "MethodNotAllowed", ""),
+        (Method::POST, "/api/v1/configmaps", json, r#"{"metadata":{"name":"a"}}"#, 405, "MethodNotAllowed", ""),
+        (Method::DELETE, "/api/v1/configmaps", "", "", 405, "MethodNotAllowed", ""),
+        (Method::GET, "/api/v1/configmaps/there", "", "", 404, "NotFound", ""),
         (Method::GET, "/api/v1/pods?labelSelector=a+in+(", "", "", 400, "BadRequest", "unable to parse requirement"),
         (Method::GET, "/api/v1/pods?fieldSelector=spec.nope=1", "", "", 400, "BadRequest", "spec.nope"),
         (Method::GET, "/api/v1/pods?resourceVersion=x", "", "", 422, "Invalid", "resourceVersion"),
@@ -202,6 +206,34 @@ async fn wrong_requests_get_their_status() {
             Method::DELETE,
             "/api/v1/namespaces/default/configmaps/there",
             json,
+            r#"{"dryRun":"All"}"#,
+            400,
+            "BadRequest",
+            "DeleteOptions.dryRun",
+        ),
+        (
+            Method::DELETE,
+            "/api/v1/namespaces/default/configmaps/there",
+            json,
+            r#"{"gracePeriodSeconds":"x"}"#,
+            400,
+            "BadRequest",
+            "DeleteOptions.gracePeriodSeconds",
+        ),
+        (
+            Method::DELETE,
+            "/api/v1/namespaces/default/configmaps/there",
+            json,
+            r#"{"preconditions":"x"}"#,
+            400,
+            "BadRequest",
+            "DeleteOptions.preconditions",
+        ),
+        (Method::DELETE, MAPS, json, r#"{"dryRun":"All"}"#, 400, "BadRequest", "DeleteOptions.dryRun"),
+        (
+            Method::DELETE,
+            "/api/v1/namespaces/default/configmaps/there",
+            json,
             r#"{"preconditions":{"uid":"no"}}"#,
             409,
             "Conflict",
@@ -217,6 +249,15 @@ async fn wrong_requests_get_their_status() {
             "propagationPolicy",
         ),
         (Method::DELETE, "/api/v1/namespaces/default", json, "", 403, "Forbidden", "may not be deleted"),
+        (
+            Method::DELETE,
+            "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
+            json,
+            "",
+            403,
+            "Forbidden",
+            "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot",
+        ),
         (Method::POST, PODS, json, r#"{"metadata":{"name":"p"},"spec":{"containers":[]}}"#, 422, "Invalid", "spec.containers"),
         (Method::GET, "/api/v1/namespaces/default/pods/none/log", "", "", 404, "NotFound", "pods \"none\" not found"),
         (Method::POST, "/version", json, "{}", 405, "MethodNotAllowed", ""),
@@ -287,4 +328,26 @@ async fn clients_get_a_form_they_accept() {
     let only_table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io"), ("content-type", "application/json")];
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     assert_eq!(read(server.send(&admin, Method::POST, path, &only_table, review).await).await.code, 406);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrades_are_counted() {
+    let server = Server::start().await;
+    let (mut client, io) = tokio::io::duplex(1 << 16);
+    let request = http::Request::get("/api/v1/namespaces/default/pods/none/exec?command=x")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .body(())
+        .unwrap();
+    server.api.upgrade(request, Box::new(io)).await;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let families = server.registry.gather();
+    let requests = families.iter().find(|family| family.name() == "apiserver_request_total").unwrap();
+    let counted = requests.get_metric().iter().any(|metric| {
+        let has = |name: &str, value: &str| metric.get_label().iter().any(|pair| pair.name() == name && pair.value() == value);
+        has("verb", "CONNECT") && has("subresource", "exec") && has("code", "403")
+    });
+    assert!(counted);
 }

@@ -97,7 +97,7 @@ async fn renewed_certificates_are_used_at_once() {
         serving: Identity::from_pem(kubelet).unwrap(),
         own: Identity::from_pem(first.clone()).unwrap(),
     };
-    let (client, serves, own) = (renewal.api.client(), renewal.serving.clone(), renewal.own.clone());
+    let (client, serves, own) = (renewal.api.client("kubelet"), renewal.serving.clone(), renewal.own.clone());
     let whose = || client.request_text(http::Request::get("/whose").body(Vec::new()).unwrap());
     assert_eq!(whose().await.unwrap(), certificate(&first.certificate_pem));
 
