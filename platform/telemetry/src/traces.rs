@@ -162,7 +162,9 @@ mod tests {
 
     use super::*;
 
+    /// What [`request`] says it comes from.
     const TRACE: [u8; 16] = [0x0a; 16];
+    const PARENT: [u8; 8] = [0x0b; 8];
 
     /// A collector: its endpoint, and the bodies of the requests it gets.
     fn sink() -> (String, Receiver<Vec<u8>>) {
@@ -203,6 +205,13 @@ mod tests {
         answered(&span, 500);
     }
 
+    /// A field of bytes in protobuf.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut field = vec![(number << 3) | 2, u8::try_from(bytes.len()).unwrap()];
+        field.extend_from_slice(bytes);
+        field
+    }
+
     fn has(body: &[u8], bytes: &[u8]) -> bool {
         body.windows(bytes.len()).any(|window| window == bytes)
     }
@@ -222,17 +231,17 @@ mod tests {
                 assert!(has(&body, text.as_bytes()), "{text}");
             }
             assert!(!has(&body, b"not exported"));
-            // In protobuf: field 1 of a span is its trace, field 4 its parent, each with its length; field 1 of a link is too.
-            assert!(has(&body, &[&[0x0a, 16], &TRACE[..]].concat()), "a trusted caller's trace goes on");
-            assert!(has(&body, &[&[0x22, 8], &[0x0b; 8][..]].concat()), "and the caller's span is the parent");
+            // Field 1 of a span is its trace and field 4 its parent; field 2 of a link is the span that it leads to.
+            assert!(has(&body, &field(1, &TRACE)), "a trusted caller's trace goes on");
+            assert!(has(&body, &field(4, &PARENT)), "and the caller's span is the parent");
 
             request("GET /version", false);
             traces.shutdown();
         });
         let body = bodies.recv_timeout(wait).unwrap();
         assert!(has(&body, b"GET /version"));
-        assert!(!has(&body, &[&[0x22, 8], &[0x0b; 8][..]].concat()), "anyone else's is no parent");
-        assert!(has(&body, &[&[0x12, 8], &[0x0b; 8][..]].concat()), "but a link");
+        assert!(!has(&body, &field(4, &PARENT)), "anyone else's is no parent");
+        assert!(has(&body, &field(2, &PARENT)), "but a link");
     }
 
     #[test]
