@@ -43,7 +43,8 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("", "Service") => service::service(&root, &mut errors),
         ("", "ConfigMap") => core::config_map(&root, &mut errors),
         ("", "Secret") => core::secret(&root, old, &mut errors),
-        ("", "Namespace" | "Node" | "Event" | "ServiceAccount" | "ComponentStatus" | "Endpoints") => {}
+        ("", "Namespace" | "Node" | "Event" | "ServiceAccount" | "ComponentStatus") => {}
+        ("", "Endpoints") => network::endpoints(&root, old, &mut errors),
         ("", "ReplicationController") => workload::replication_controller(&spec, &mut errors),
         ("", "PersistentVolume") => storage::persistent_volume(&spec, old, &mut errors),
         ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(&spec, old, &mut errors),

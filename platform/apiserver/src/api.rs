@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use http::{HeaderValue, Method};
 use pharos_store::{CacheMetrics, Store};
-use pharos_telemetry::{Clock, Component, Ctx, health::Health};
+use pharos_telemetry::{Clock, Component, Ctx, health::Health, traces};
 use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response, proxy};
 use prometheus::{IntGauge, Registry};
 use tokio::{sync::Semaphore, time::Instant};
@@ -46,6 +46,10 @@ use crate::{
     subresources::{self, connect},
     verbs,
 };
+
+/// Whose trace goes on in this server, beside that of `system:masters` (`MonitoringGroup` in
+/// `apiserver/pkg/authentication/user/user.go`).
+const SYSTEM_MONITORING: &str = "system:monitoring";
 
 /// The largest request body (`apiserver/pkg/server/config.go`, `MaxRequestBodyBytes`).
 const MAX_BODY_BYTES: usize = 3 << 20;
@@ -205,8 +209,8 @@ impl Api {
         // Looked at only if there is something to refuse.
         let accept: Vec<HeaderValue> = request.headers().get_all(http::header::ACCEPT).iter().cloned().collect();
         let trusted = request.extensions_mut().remove::<Trusted>();
-        let answered =
-            AssertUnwindSafe(self.admitted(request, trusted, &info, &query, &labels).instrument(span)).catch_unwind().await;
+        let answered = self.admitted(request, trusted, &info, &query, &labels, &audit_id).instrument(span);
+        let answered = AssertUnwindSafe(answered).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => respond::status(&status, negotiate::of_status(&accept)),
@@ -225,7 +229,7 @@ impl Api {
         response
     }
 
-    /// Finds out who asks and whether they may, within the limits.
+    /// Finds out who asks; from then on the request is traced.
     async fn admitted(
         &self,
         mut request: Request,
@@ -233,6 +237,7 @@ impl Api {
         info: &RequestInfo,
         query: &Query,
         labels: &Labels<'_>,
+        audit_id: &str,
     ) -> Result<Response, Status> {
         let in_process = trusted.is_some();
         let user = match trusted {
@@ -242,6 +247,27 @@ impl Api {
                 self.identify(request.headers_mut(), peer.as_ref())?
             }
         };
+        let privileged = user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS || group == SYSTEM_MONITORING);
+        let span = traces::request_span(request.headers(), privileged, || describe(&request, info, audit_id));
+        let answered = self.limited(request, user, in_process, info, query, labels).instrument(span.clone()).await;
+        let code = match &answered {
+            Ok(response) => response.status(),
+            Err(status) => status.code(),
+        };
+        traces::answered(&span, code.as_u16());
+        answered
+    }
+
+    /// Answers a known user, if they may ask, within the limits.
+    async fn limited(
+        &self,
+        request: Request,
+        user: UserInfo,
+        in_process: bool,
+        info: &RequestInfo,
+        query: &Query,
+        labels: &Labels<'_>,
+    ) -> Result<Response, Status> {
         self.authorize(&user, info, query)?;
         if info.long_running() {
             let gauge = self.0.metrics.longrunning.with_label_values(&labels.shape());
@@ -476,6 +502,39 @@ fn audit_id(headers: &http::HeaderMap) -> String {
     }
 }
 
+/// The name and the attributes of a request's span, as `WithTracing` (`apiserver/pkg/endpoints/filters/traces.go`) and
+/// `otelhttp` give them.
+fn describe(request: &Request, info: &RequestInfo, audit_id: &str) -> (String, Vec<(&'static str, String)>) {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let mut attributes = vec![
+        ("http.request.method", request.method().as_str().to_owned()),
+        ("url.path", request.uri().path().to_owned()),
+        ("http.target", target.to_owned()),
+        ("audit-id", audit_id.to_owned()),
+    ];
+    if let Some(agent) = request.headers().get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+        attributes.push(("user_agent.original", agent.to_owned()));
+    }
+    (span_name(request.method(), info), attributes)
+}
+
+/// The method and the route, without what tells one object from another.
+fn span_name(method: &Method, info: &RequestInfo) -> String {
+    if !info.is_resource {
+        return method.to_string();
+    }
+    let mut name = if info.group.is_empty() { format!("{method} /api") } else { format!("{method} /apis/{}", info.group) };
+    let namespace = if info.namespace.is_empty() { "" } else { "namespaces/{:namespace}" };
+    let object = if info.name.is_empty() { "" } else { "{:name}" };
+    for part in [info.version.as_str(), namespace, info.resource.as_str(), object, info.subresource.as_str()] {
+        if !part.is_empty() {
+            name.push('/');
+            name.push_str(part);
+        }
+    }
+    name
+}
+
 async fn read(body: Body) -> Result<Bytes, Status> {
     body.into_bytes(MAX_BODY_BYTES).await.map_err(|error| match error {
         ReadError::TooLarge { limit_bytes } => status::too_large(limit_bytes),
@@ -589,4 +648,26 @@ pub(crate) fn adopt_services(api: &Api) -> Result<(), Error> {
         strategy::adopt(api, &services);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_named_by_route() {
+        for (method, path, name) in [
+            (Method::GET, "/version", "GET"),
+            (Method::GET, "/api/v1/pods", "GET /api/v1/pods"),
+            (Method::POST, "/api/v1/namespaces/a/pods", "POST /api/v1/namespaces/{:namespace}/pods"),
+            (Method::GET, "/api/v1/nodes/b", "GET /api/v1/nodes/{:name}"),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/a/deployments/b/status",
+                "PATCH /apis/apps/v1/namespaces/{:namespace}/deployments/{:name}/status",
+            ),
+        ] {
+            assert_eq!(span_name(&method, &RequestInfo::parse(&method, path, &Query::parse(None))), name);
+        }
+    }
 }

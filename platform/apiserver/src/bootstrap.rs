@@ -2,6 +2,7 @@
 
 use futures::{StreamExt as _, stream};
 use http::{Method, StatusCode, header};
+use pharos_api::validation::FieldError;
 use pharos_transport::Body;
 use serde_json::{Value, json};
 
@@ -10,14 +11,26 @@ use crate::{
     api::{Api, Service},
     authn::UserInfo,
     authz::{self, bootstrap::Step},
+    call::Call,
 };
 
 /// How many objects are written at once.
 const PARALLEL: usize = 32;
 
-/// The server itself, as upstream's loopback client.
+/// The name of the server itself, as upstream's loopback client.
+const MYSELF: &str = "system:apiserver";
+
 fn myself() -> UserInfo {
-    UserInfo::new("system:apiserver", [authz::SYSTEM_MASTERS])
+    UserInfo::new(MYSELF, [authz::SYSTEM_MASTERS])
+}
+
+/// Drops the complaint that this server is at a loopback address, which on a machine without a network it is: where it is it
+/// may tell, if nobody else may.
+pub(crate) fn allow_own_address(call: &Call, name: &str, errors: &mut Vec<FieldError>) {
+    let own = call.user.username == MYSELF && call.info.namespace == "default" && name == "kubernetes";
+    if own && (call.kind.plural == "endpoints" || call.kind.plural == "endpointslices") {
+        errors.retain(|error| !error.detail.starts_with("may not be in the loopback range"));
+    }
 }
 
 /// Makes what is missing. Called again after a failure.

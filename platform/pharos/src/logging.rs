@@ -21,7 +21,8 @@ pub fn filter(text: &str) -> anyhow::Result<EnvFilter> {
 
 /// Sets up logging for the whole process.
 ///
-/// The log index gets everything from `info` up whatever is printed, and more if more is printed.
+/// The log index gets everything from `info` up whatever is printed, and more if more is printed. What is exported as spans
+/// does not depend on what is printed.
 pub fn init(
     options: &NodeOptions,
     registries: &Registries,
@@ -39,7 +40,7 @@ pub fn init(
             let config =
                 traces::Config { endpoint: endpoint.clone(), sampling: options.otlp_sampling, instance: node.to_owned() };
             let (layer, traces) = traces::layer(&config)?;
-            (Some(layer.with_filter(filter()?)), Some(traces))
+            (Some(layer.with_filter(traces::filter())), Some(traces))
         }
     };
     tracing_subscriber::registry()

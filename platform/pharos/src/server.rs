@@ -341,6 +341,12 @@ async fn start_api(
     let metrics = pharos_store::Metrics::new(&registries.of("store"))?;
     let store =
         tokio::task::spawn_blocking(move || Embedded::open(config, Clock::system(), metrics)).await?.context("open the store")?;
+    // The check's name is upstream's, for those who probe it. It must not keep the store open.
+    let open = Arc::downgrade(&store);
+    health.add("etcd", true, move || match open.upgrade() {
+        Some(store) => store.check().map_err(|error| error.to_string()),
+        None => Err("the store is closed".to_owned()),
+    });
     supervisor.start(Maintenance::new(store.clone())).await?;
 
     let gather = {

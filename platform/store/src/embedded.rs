@@ -149,6 +149,18 @@ impl Embedded {
         }
     }
 
+    /// Whether commits are taken: the committer runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if it has ended.
+    pub fn check(&self) -> Result<()> {
+        match &*self.thread.lock() {
+            Some(thread) if !thread.is_finished() => Ok(()),
+            _ => Err(Error::Closed),
+        }
+    }
+
     /// Adds an encryption key that is used from now on. Values under older keys stay readable.
     ///
     /// # Errors

@@ -52,7 +52,8 @@ impl Health {
 
     /// Runs the checks of an endpoint, or one of them. `None`: no check of that name.
     ///
-    /// The answer is whether all passed and the text to send: `ok` alone, or a line a check if `verbose` or one failed.
+    /// The answer is whether all passed and the text to send: `ok` alone, or a line a check if `verbose` or one failed. One
+    /// check alone answers `ok` or its reason, and nothing is excluded from it.
     #[must_use]
     pub fn report(
         &self,
@@ -61,24 +62,22 @@ impl Health {
         verbose: bool,
         exclude: &BTreeSet<String>,
     ) -> Option<(bool, String)> {
-        let probes: Vec<(String, Probe)> = self
-            .0
-            .read()
-            .iter()
-            .filter(|c| endpoint != Endpoint::Livez || c.live)
-            .filter(|c| one.is_none_or(|name| name == c.name))
-            .map(|c| (c.name.clone(), c.probe.clone()))
-            .collect();
-        let ping = one.is_none_or(|name| name == "ping");
-        if probes.is_empty() && !ping {
-            return None;
+        let ping: Probe = Arc::new(|| Ok(()));
+        let mut checks = vec![("ping".to_owned(), ping)];
+        let added = self.0.read();
+        checks.extend(added.iter().filter(|c| endpoint != Endpoint::Livez || c.live).map(|c| (c.name.clone(), c.probe.clone())));
+        drop(added);
+        if let Some(one) = one {
+            let (_, probe) = checks.into_iter().find(|(name, _)| name == one)?;
+            return Some(match probe() {
+                Ok(()) => (true, "ok".to_owned()),
+                Err(reason) => (false, format!("internal server error: {reason}\n")),
+            });
         }
+        let mut unknown: BTreeSet<&str> = exclude.iter().map(String::as_str).collect();
         let (mut text, mut passed) = (String::new(), true);
-        if ping {
-            text.push_str("[+]ping ok\n");
-        }
-        for (name, probe) in probes {
-            if exclude.contains(&name) {
+        for (name, probe) in &checks {
+            if unknown.remove(name.as_str()) {
                 let _ = writeln!(text, "[+]{name} excluded: ok");
                 continue;
             }
@@ -93,6 +92,10 @@ impl Health {
                     let _ = writeln!(text, "[-]{name} failed: reason withheld");
                 }
             }
+        }
+        if !unknown.is_empty() {
+            let names: Vec<String> = unknown.into_iter().map(|name| format!("{name:?}")).collect();
+            let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {}", names.join(","));
         }
         if passed && !verbose {
             return Some((true, "ok".to_owned()));
@@ -129,5 +132,30 @@ mod tests {
         assert_eq!(report(&health, Endpoint::Readyz, Some("nothing"), false), None);
         let excluded = BTreeSet::from(["component/dns".to_owned()]);
         assert_eq!(health.report(Endpoint::Readyz, None, false, &excluded), Some((true, "ok".into())));
+        assert_eq!(
+            report(&health, Endpoint::Readyz, Some("component/dns"), false),
+            Some((false, "internal server error: not ready\n".into()))
+        );
+        assert_eq!(report(&health, Endpoint::Readyz, Some("ping"), true), Some((true, "ok".into())));
+        assert_eq!(report(&health, Endpoint::Livez, Some("component/dns"), false), None);
+    }
+
+    #[test]
+    fn checks_are_excluded_by_name() {
+        let health = Health::default();
+        health.add("etcd", true, || Ok(()));
+        for (exclude, wanted) in [
+            (&["ping"][..], "[+]ping excluded: ok\n[+]etcd ok\n"),
+            (&["etcd"][..], "[+]ping ok\n[+]etcd excluded: ok\n"),
+            (
+                &["z", "ping", "a"][..],
+                "[+]ping excluded: ok\n[+]etcd ok\nwarn: some health checks cannot be excluded: no matches for \"a\",\"z\"\n",
+            ),
+        ] {
+            let exclude: BTreeSet<String> = exclude.iter().map(|&name| name.to_owned()).collect();
+            let text = format!("{wanted}livez check passed\n");
+            assert_eq!(health.report(Endpoint::Livez, None, true, &exclude), Some((true, text)));
+            assert_eq!(health.report(Endpoint::Livez, None, false, &exclude), Some((true, "ok".into())));
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! health check. Nothing runs outside it: a component that the supervisor did not start has no [`Ctx`], and
 //! with no [`Ctx`] it can neither spawn tasks nor report ready.
 //!
-//! It knows nothing of Kubernetes, of HTTP, or of where log records and metrics end up: the log index and the
-//! time-series store are handed a [`logs::Records`] queue and the [`Registries`].
+//! It knows nothing of Kubernetes, of HTTP (but for the headers that carry a trace), or of where log records and metrics end
+//! up: the log index and the time-series store are handed a [`logs::Records`] queue and the [`Registries`].
 //!
 //! Start reading at [`Component`], then [`Supervisor::start`].
 

@@ -1,6 +1,6 @@
 //! Ingresses, network policies and endpoint slices.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub(super) fn ingress(spec: &At<'_>, errors: &mut Errors) {
     }
     for rule in rules.items() {
         let host = rule.field("host");
-        if host.text().parse::<std::net::IpAddr>().is_ok() {
+        if host.text().parse::<IpAddr>().is_ok() {
             errors.push(host.invalid("must be a DNS name, not an IP address"));
         } else if !host.text().is_empty() {
             let name = host.text().strip_prefix("*.").unwrap_or(host.text());
@@ -161,15 +161,71 @@ fn policy_peer(peer: &At<'_>, errors: &mut Errors) {
 
 fn cidr(at: &At<'_>, errors: &mut Errors) {
     let valid = at.text().split_once('/').is_some_and(|(ip, bits)| {
-        let most = match ip.parse::<std::net::IpAddr>() {
-            Ok(std::net::IpAddr::V4(_)) => 32,
-            Ok(std::net::IpAddr::V6(_)) => 128,
+        let most = match ip.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
             Err(_) => return false,
         };
         bits.parse::<u8>().is_ok_and(|bits| bits <= most)
     });
     if !valid {
         errors.push(at.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+    }
+}
+
+/// `validateEndpointSubsets`; subsets that an update leaves alone are not looked at.
+pub(super) fn endpoints(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let subsets = root.field("subsets");
+    if old.is_some_and(|old| old.get("subsets").unwrap_or(&Value::Null) == subsets.value()) {
+        return;
+    }
+    for subset in subsets.items() {
+        let lists = [subset.field("addresses"), subset.field("notReadyAddresses")];
+        if lists.iter().all(|list| list.len() == 0) {
+            errors.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
+        }
+        for address in lists.iter().flat_map(At::items) {
+            let ip = address.field("ip");
+            let parsed = ip.text().parse::<IpAddr>().ok();
+            if parsed.is_none() {
+                errors.push(ip.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+            }
+            address.field("hostname").label(errors);
+            address.field("nodeName").subdomain(errors);
+            ordinary_address(&ip, parsed, errors);
+        }
+        let ports = subset.field("ports");
+        for port in ports.items() {
+            let name = port.field("name");
+            if ports.len() > 1 {
+                name.must_be_set("", errors);
+            }
+            name.label(errors);
+            port.field("port").port(errors);
+            port.field("protocol").must_be_one_of(&["TCP", "UDP", "SCTP"], errors);
+        }
+    }
+}
+
+/// `ValidateEndpointIP`: who may name endpoints is not to lead the cluster's proxies to what listens on their own machines alone.
+fn ordinary_address(at: &At<'_>, ip: Option<IpAddr>, errors: &mut Errors) {
+    let Some(ip) = ip.map(|ip| ip.to_canonical()) else { return };
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let link_local_multicast = match ip {
+        IpAddr::V4(ip) => ip.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(ip) => ip.segments()[0] & 0xff0f == 0xff02,
+    };
+    if ip.is_unspecified() {
+        errors.push(at.invalid("may not be unspecified (0.0.0.0 or ::)"));
+    } else if ip.is_loopback() {
+        errors.push(at.invalid("may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+    } else if link_local {
+        errors.push(at.invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)"));
+    } else if link_local_multicast {
+        errors.push(at.invalid("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"));
     }
 }
 
@@ -192,11 +248,12 @@ pub(super) fn endpoint_slice(root: &At<'_>, old: Option<&Value>, errors: &mut Er
             errors.push(FieldError::too_many(addresses.path(), addresses.len(), 100));
         }
         for address in addresses.items() {
-            let parsed = address.text().parse::<std::net::IpAddr>().ok();
+            let parsed = address.text().parse::<IpAddr>().ok();
             match ty.text() {
                 "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => errors.push(address.invalid("must be a valid IPv4 address")),
                 "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => errors.push(address.invalid("must be a valid IPv6 address")),
                 "FQDN" => address.subdomain(errors),
+                "IPv4" | "IPv6" => ordinary_address(&address, parsed, errors),
                 _ => {}
             }
         }

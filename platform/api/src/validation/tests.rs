@@ -150,3 +150,52 @@ fn services_and_data() {
         ],
     );
 }
+
+#[test]
+fn endpoints_are_at_ordinary_addresses() {
+    let loopback = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
+    let link_local = "may not be in the link-local range (169.254.0.0/16, fe80::/10)";
+    let multicast = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)";
+    let unspecified = "may not be unspecified (0.0.0.0 or ::)";
+    for (family, ip, complaint) in [
+        ("IPv4", "10.0.0.1", ""),
+        ("IPv4", "224.0.1.1", ""),
+        ("IPv4", "127.0.0.1", loopback),
+        ("IPv4", "127.8.8.8", loopback),
+        ("IPv4", "0.0.0.0", unspecified),
+        ("IPv4", "169.254.169.254", link_local),
+        ("IPv4", "224.0.0.1", multicast),
+        ("IPv6", "2001:db8::1", ""),
+        ("IPv6", "::1", loopback),
+        ("IPv6", "::ffff:127.0.0.1", loopback),
+        ("IPv6", "::", unspecified),
+        ("IPv6", "fe80::1", link_local),
+        ("IPv6", "ff02::1", multicast),
+    ] {
+        let wanted = |path: &str| -> Vec<String> {
+            let wanted = (!complaint.is_empty()).then(|| format!("{path}: Invalid value: \"{ip}\": {complaint}"));
+            wanted.into_iter().collect()
+        };
+        let slice = json!({"addressType": family, "endpoints": [{"addresses": [ip]}]});
+        let texts = wanted("endpoints[0].addresses[0]");
+        check("discovery.k8s.io", "EndpointSlice", slice, None, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let endpoints = json!({"subsets": [{"notReadyAddresses": [{"ip": ip}], "ports": [{"port": 1}]}]});
+        let texts = wanted("subsets[0].notReadyAddresses[0].ip");
+        check("", "Endpoints", endpoints.clone(), None, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+        // What stays as it is may be what it was before it was looked at.
+        check("", "Endpoints", endpoints.clone(), Some(endpoints), &[]);
+    }
+    let bad = json!({"subsets": [{"ports": [{"port": 0}, {"name": "a", "port": 1}]}, {"addresses": [{"ip": "a"}]}]});
+    check(
+        "",
+        "Endpoints",
+        bad,
+        None,
+        &[
+            "subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`",
+            "subsets[0].ports[0].name: Required value",
+            "subsets[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            "subsets[1].addresses[0].ip: Invalid value: \"a\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ],
+    );
+}

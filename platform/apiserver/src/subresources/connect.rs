@@ -2,7 +2,7 @@
 //!
 //! Follows `pkg/registry/core/{pod,service,node}/rest` and `pkg/registry/core/pod/strategy.go` (`streamLocation`).
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode, header, uri::Authority};
 use pharos_transport::{
@@ -442,6 +442,7 @@ async fn node_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<Targ
     } else {
         let node = object(api, "nodes", "", name).await?;
         let address = node_address(&node).ok_or_else(|| status::internal("the node has no address"))?.to_owned();
+        check_proxyable_host(&address).await?;
         let port = port.parse().map_err(|_| status::bad_request(format!("invalid port {port:?}")))?;
         Target::new(authority(&address, port)?, (scheme == "https").then(|| api.0.upstream.unverified_tls.clone()))
     };
@@ -452,8 +453,7 @@ async fn node_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<Targ
 async fn pod_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)?;
     let pod = object(api, "pods", &info.namespace, name).await?;
-    let ip = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty());
-    let ip = ip.ok_or_else(|| status::internal("address not allowed: the pod has no IP"))?;
+    let ip = pod["status"]["podIP"].as_str().filter(|ip| is_proxyable(ip)).ok_or_else(address_not_allowed)?;
     let ports = || {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         containers.flat_map(|container| container["ports"].as_array().into_iter().flatten())
@@ -469,6 +469,32 @@ async fn pod_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<Targe
         },
     };
     endpoint(api, scheme, ip, number, &path_behind(info, query))
+}
+
+/// Whether a proxied request may go to this address (`IsProxyableIP` in `pkg/proxy/util/utils.go`): whoever may write a status
+/// or a slice is not to reach what this machine serves to itself, or a cloud's metadata.
+fn is_proxyable(ip: &str) -> bool {
+    ip.parse::<IpAddr>().is_ok_and(is_global_unicast)
+}
+
+/// Go's `IP.IsGlobalUnicast`, which private networks are part of.
+fn is_global_unicast(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let local = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(local || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
+}
+
+fn address_not_allowed() -> Status {
+    status::bad_request("address not allowed")
+}
+
+/// Likewise for a node's address, which may be a name (`IsProxyableHostname`).
+async fn check_proxyable_host(host: &str) -> Result<(), Status> {
+    let mut addresses = tokio::net::lookup_host((host, 0)).await.map_err(|error| status::bad_request(error.to_string()))?;
+    if addresses.all(|address| is_global_unicast(address.ip())) { Ok(()) } else { Err(address_not_allowed()) }
 }
 
 fn endpoint(api: &Api, scheme: &str, ip: &str, port: u64, path: &str) -> Result<Target, Status> {
@@ -494,7 +520,8 @@ async fn service_proxy(api: &Api, info: &RequestInfo, query: &Query) -> Result<T
             .ok_or_else(|| unavailable(&format!("no service port {text:?} found")))?,
     };
     let port_name = wanted["name"].as_str().unwrap_or_default();
-    let places = services::endpoints(api, &info.namespace, name, port_name)?;
+    let mut places = services::endpoints(api, &info.namespace, name, port_name)?;
+    places.retain(|(ip, _)| is_proxyable(ip));
     let (ip, port) = places.choose(&mut rand::rng()).ok_or_else(|| unavailable("no endpoints available"))?;
     endpoint(api, scheme, ip, *port, &path_behind(info, query))
 }
@@ -509,5 +536,28 @@ mod tests {
         assert_eq!(split_name("a:80").unwrap(), ("", "a", "80"));
         assert_eq!(split_name("https:a:web").unwrap(), ("https", "a", "web"));
         assert!(split_name("ftp:a:1").is_err());
+    }
+
+    #[test]
+    fn proxied_requests_stay_off_this_machine() {
+        for (ip, wanted) in [
+            ("10.42.0.7", true),
+            ("192.168.1.1", true),
+            ("8.8.8.8", true),
+            ("fd00::1", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("169.254.169.254", false),
+            ("fe80::1", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("localhost", false),
+            ("", false),
+        ] {
+            assert_eq!(is_proxyable(ip), wanted, "{ip}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::object_meta;
 use crate::{
     admission::{self, Attributes, Operation, Options, resource_quota},
-    body,
+    body, bootstrap,
     call::Call,
     convert, managed_fields, names,
     negotiate::Offer,
@@ -97,6 +97,7 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
     pharos_api::defaulting::apply(kind, &mut object);
     object_meta::tidy(&mut object);
     let mut errors = pharos_api::validation::validate(kind, &object, None);
+    bootstrap::allow_own_address(call, &name, &mut errors);
     errors.extend(strategy::validate_create(kind, &object));
     if !errors.is_empty() {
         return Err(call.invalid(&name, &errors));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     admission::{self, Attributes, Operation, Options, resource_quota},
     api::Api,
-    authz, body,
+    authz, body, bootstrap,
     call::Call,
     convert, managed_fields,
     negotiate::Offer,
@@ -301,6 +301,7 @@ async fn prepare(
         // These may change what an ordinary update may not.
         _ => validation::validate(kind, &new, None),
     };
+    bootstrap::allow_own_address(call, name, &mut errors);
     errors.extend(strategy::validate_update(kind, part, &new, old));
     if !errors.is_empty() {
         return Err(call.invalid(name, &errors));

@@ -97,7 +97,7 @@ async fn requests_are_carried_to_other_servers() {
     until(&server, |condition| condition["reason"] == "MissingEndpoints").await;
     let slice = json!({
         "metadata": {"name": "hook-1", "labels": {"kubernetes.io/service-name": "hook"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}],
+        "endpoints": [{"addresses": [remote.endpoint()], "conditions": {"ready": true}}],
         "ports": [{"name": "", "port": remote.address.port(), "protocol": "TCP"}],
     });
     server.create("/apis/discovery.k8s.io/v1/namespaces/test/endpointslices", slice).await;

@@ -73,16 +73,23 @@ impl Remote {
         let template = Template::server("remote", names, vec!["127.0.0.1".parse().unwrap()]);
         let identity = Identity::load_or_issue(ca.clone(), dir.path(), "server", template).unwrap();
         let front = Front::bind(FrontConfig {
-            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            addresses: vec![SocketAddr::from(([0, 0, 0, 0], 0))],
             tls: Some(Tls { certificate: identity, client_roots }),
             limits: Limits::default(),
         })
         .await
         .unwrap();
-        let address = front.local_addresses()[0];
+        let address = SocketAddr::from(([127, 0, 0, 1], front.local_addresses()[0].port()));
         let stop = CancellationToken::new();
         tokio_util::task::TaskTracker::new().spawn(front.serve(handler, stop.clone()));
         Remote { address, ca, seen, stop, _dir: dir }
+    }
+
+    /// The address for an EndpointSlice, which may not name loopback.
+    pub(crate) fn endpoint(&self) -> String {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("192.0.2.1:9").expect("the machine has an address; no packet is sent");
+        socket.local_addr().unwrap().ip().to_string()
     }
 
     pub(crate) fn ca_bundle(&self) -> String {

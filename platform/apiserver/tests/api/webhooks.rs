@@ -384,7 +384,7 @@ async fn services_are_reached_at_their_endpoints() {
     assert!(answer.text.contains("no endpoints available for service \\\"hook\\\""), "{}", answer.text);
     let slice = json!({
         "metadata": {"name": "hook-1", "labels": {"kubernetes.io/service-name": "hook"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}],
+        "endpoints": [{"addresses": [remote.endpoint()], "conditions": {"ready": true}}],
         "ports": [{"name": "h", "port": remote.address.port(), "protocol": "TCP"}],
     });
     server.create("/apis/discovery.k8s.io/v1/namespaces/test/endpointslices", slice).await;

@@ -99,6 +99,14 @@ async fn a_restart_changes_nothing() {
 }
 
 #[tokio::test]
+async fn the_check_is_whether_commits_are_taken() {
+    let store = Fixture::new().open();
+    store.check().unwrap();
+    store.close().await;
+    assert!(matches!(store.check(), Err(Error::Closed)));
+}
+
+#[tokio::test]
 async fn folding_bounds_the_log() {
     let fixture = Fixture::new();
     let store = fixture.open();
