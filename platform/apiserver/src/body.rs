@@ -136,7 +136,8 @@ pub(crate) fn report(
 /// Checks the result of a patch against the kind's schema.
 pub(crate) fn check_patched(call: &Call, kind: &Kind, value: Value, validation: FieldValidation) -> Result<Value, Status> {
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let decoded = fields::check(kind, value).map_err(|error| patch_refused(&kind.group, &kind.kind, &name, &error.to_string()))?;
+    let decoded =
+        fields::check(kind, value).map_err(|error| patch_refused(&kind.group, &kind.kind, &name, &error.to_string()))?;
     report(call, validation, &decoded.problems, |why| patch_refused(&kind.group, &kind.kind, &name, why))?;
     Ok(decoded.value)
 }
@@ -185,8 +186,8 @@ fn read_delete_options(encoding: Encoding, body: &[u8]) -> Result<Value, Status>
             fields::check_as(definition, document.value)
         }
         Encoding::Protobuf => {
-            let message = protobuf::decode(body, Some(("v1", "DeleteOptions")))
-                .map_err(|error| status::bad_request(error.to_string()))?;
+            let message =
+                protobuf::decode(body, Some(("v1", "DeleteOptions"))).map_err(|error| status::bad_request(error.to_string()))?;
             fields::check_as(definition, message.value)
         }
     };
