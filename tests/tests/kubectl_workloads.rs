@@ -54,6 +54,13 @@ impl<'a> Client<'a> {
         client
     }
 
+    /// Applies [`WEB`] and waits until it runs.
+    fn run_web(&self) {
+        self.apply(WEB);
+        let status = self.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+        assert!(status.contains("successfully rolled out"), "{status}");
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
         self.cluster.kubectl_of(self.version, &[&["-n", &self.namespace], arguments].concat(), "")
     }
@@ -98,8 +105,7 @@ fn rollouts_and_edits() {
     cluster.load_busybox(0);
     for version in VERSIONS {
         let client = Client::new(&cluster, version);
-        client.apply(WEB);
-        assert!(client.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]).contains("successfully rolled out"));
+        client.run_web();
         rollout(&client);
         edit(&client);
         wait(&client);
@@ -196,8 +202,7 @@ fn wait(client: &Client<'_>) {
     let _ = client.ok(&["delete", "deployment", "web", "--cascade=orphan"]);
     let before = client.pods();
     assert_eq!(before.len(), 2);
-    client.apply(WEB);
-    let _ = client.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    client.run_web();
     let _ = client.ok(&["delete", "deployment", "web", "--cascade=foreground", "--timeout=60s"]);
     assert!(client.pods().is_empty(), "in the foreground the pods go first");
 }
@@ -208,8 +213,7 @@ fn reading_and_making() {
     cluster.load_busybox(0);
     for version in VERSIONS {
         let client = Client::new(&cluster, version);
-        client.apply(WEB);
-        let _ = client.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+        client.run_web();
         read(&client);
         // What these commands make, they make in the client, and alike.
         if version == VERSIONS[1] {
@@ -325,8 +329,7 @@ fn nodes_are_cordoned_and_drained() {
     cluster.load_busybox(0);
     for version in VERSIONS {
         let client = Client::new(&cluster, version);
-        client.apply(WEB);
-        let _ = client.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+        client.run_web();
         client.say(&[(&["drain", "server", "--dry-run=server"], "drained (server dry run)")]);
         let _ = client.ok(&["create", "poddisruptionbudget", "web", "--selector=app=web", "--min-available=2"]);
         client.say(&[(&["cordon", "server"], "cordoned"), (&["get", "node", "server"], "SchedulingDisabled")]);
