@@ -55,6 +55,11 @@ fn a_deployment_and_a_service() {
     assert!(version.starts_with("pharos "), "{version}");
     let refused = cluster.kubectl(&["exec", &pod, "--", "/pharos", "query"]);
     assert_eq!(refused.code, Some(2), "an exit code comes through: {refused:?}");
+    let (there, back) = (cluster.folder().join("there"), cluster.folder().join("back"));
+    std::fs::write(&there, "carried\n").unwrap();
+    let _ = cluster.kubectl(&["cp", &there.display().to_string(), &format!("{pod}:/tmp/it")]).success();
+    let _ = cluster.kubectl(&["cp", &format!("{pod}:/tmp/it"), &back.display().to_string()]).success();
+    assert_eq!(std::fs::read_to_string(back).unwrap(), "carried\n");
 
     // A deleted pod is replaced, a killed container started again.
     let _ = cluster.kubectl(&["delete", "pod", &pod, "--wait=true"]).success();

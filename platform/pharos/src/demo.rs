@@ -1,6 +1,8 @@
 //! `pharos demo`: what the demo image runs. A small web server that has something of everything the cluster shows: it answers,
 //! counts requests, logs a line for each, and checks now and then that the cluster's DNS answers.
 
+pub mod tar;
+
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;

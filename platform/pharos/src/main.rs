@@ -35,6 +35,9 @@ fn main() -> ExitCode {
     if let Some(code) = pharos_runtime::shim_main(std::env::args_os()) {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    if let Some(code) = demo::tar::main(std::env::args_os()) {
+        return code;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -103,6 +103,7 @@ fn build_demo(output: &Path, tag: String) -> anyhow::Result<()> {
             image::BuildFile::Content { to: "/etc/group".into(), bytes: b"root:x:0:\nnogroup:x:65534:\n".to_vec(), mode: 0o644 },
             image::BuildFile::Content { to: "/etc/nsswitch.conf".into(), bytes: b"hosts: files dns\n".to_vec(), mode: 0o644 },
             image::BuildFile::Directory { at: "/tmp".into(), mode: 0o1777 },
+            image::BuildFile::Link { at: "/bin/tar".into(), target: "/pharos".into() }, // For `kubectl cp`.
         ],
         config: ImageConfig {
             entrypoint: text(&["/pharos", "demo"]),
