@@ -141,7 +141,8 @@ async fn once(get: &Get) -> Result<Answer, String> {
         .map_err(|error| format!("dial tcp {}: connect: {}", get.authority(), plain(&error)))?;
     if get.tls {
         let name = ServerName::try_from(get.host.clone()).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(tls_config()?).connect(name, stream).await.map_err(|error| plain(&error))?;
+        let stream =
+            tokio_rustls::TlsConnector::from(tls_config()?).connect(name, stream).await.map_err(|error| plain(&error))?;
         exchange(get, TokioIo::new(stream)).await
     } else {
         exchange(get, TokioIo::new(stream)).await
@@ -255,10 +256,7 @@ mod tests {
         let get = Get::new(&action, "127.0.0.1", &[], "kube-probe/1.37").unwrap();
         for (text, expected) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Outcome::Success),
-            (
-                "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n",
-                Outcome::Failure("HTTP probe failed with statuscode: 503".into()),
-            ),
+            ("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n", Outcome::Failure("HTTP probe failed with statuscode: 503".into())),
         ] {
             let serve = async {
                 let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();

@@ -235,8 +235,7 @@ mod tests {
 
     #[test]
     fn owners_left_empty_are_root() {
-        for (uid, gid, expected) in
-            [(&b""[..], &b""[..], (0, 0)), (b"       ", b"0000007", (0, 7)), (b"0001750", b"", (1000, 0))]
+        for (uid, gid, expected) in [(&b""[..], &b""[..], (0, 0)), (b"       ", b"0000007", (0, 7)), (b"0001750", b"", (1000, 0))]
         {
             assert_eq!(owner(&header(uid, gid)).unwrap(), expected);
         }
