@@ -27,14 +27,16 @@ pub(crate) struct WriteOptions {
 }
 
 impl WriteOptions {
-    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
+    /// Reads and checks the options; `kind` is what upstream calls those of the verb: `CreateOptions`, `UpdateOptions`,
+    /// `PatchOptions`.
+    pub(crate) fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
         let field_validation = match query.get("fieldValidation") {
             None | Some("" | "Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
                 return Err(option_error(
-                    "CreateOptions",
+                    kind,
                     "fieldValidation",
                     "FieldValueNotSupported",
                     format!("Unsupported value: \"{other}\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""),
@@ -46,13 +48,13 @@ impl WriteOptions {
             && (name.len() > 128 || name.chars().any(char::is_control))
         {
             return Err(option_error(
-                "CreateOptions",
+                kind,
                 "fieldManager",
                 "FieldValueInvalid",
                 format!("Invalid value: {name:?}: must be no more than 128 printable characters"),
             ));
         }
-        Ok(WriteOptions { dry_run: dry_run(query)?, field_manager, field_validation, force: query.flag("force") })
+        Ok(WriteOptions { dry_run: dry_run(query, kind)?, field_manager, field_validation, force: query.flag("force") })
     }
 
     /// A server-side apply has to name its manager.
@@ -88,7 +90,7 @@ impl WriteOptions {
     }
 }
 
-fn dry_run(query: &Query) -> Result<bool, Status> {
+fn dry_run(query: &Query, kind: &str) -> Result<bool, Status> {
     let mut dry = false;
     for value in query.all("dryRun") {
         match value {
@@ -96,7 +98,7 @@ fn dry_run(query: &Query) -> Result<bool, Status> {
             "" => {}
             other => {
                 return Err(option_error(
-                    "CreateOptions",
+                    kind,
                     "dryRun",
                     "FieldValueNotSupported",
                     format!("Unsupported value: \"{other}\": supported values: \"All\""),
@@ -231,7 +233,7 @@ pub(crate) enum Propagation {
 impl DeleteOptions {
     /// Reads the options from the query and, where there is one, the body, which wins.
     pub(crate) fn parse(query: &Query, body: Option<&Value>) -> Result<Self, Status> {
-        let mut options = DeleteOptions { dry_run: dry_run(query)?, ..Self::default() };
+        let mut options = DeleteOptions { dry_run: dry_run(query, "DeleteOptions")?, ..Self::default() };
         if let Some(text) = query.get("gracePeriodSeconds").filter(|text| !text.is_empty()) {
             options.grace_period_seconds =
                 Some(text.parse().map_err(|_| status::bad_request(format!("invalid gracePeriodSeconds {text:?}")))?);
