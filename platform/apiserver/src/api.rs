@@ -28,7 +28,7 @@ use crate::{
     aggregation::{self, Aggregation},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
-    background::{self, CachedObjects},
+    background::{self, CachedObjects, Uses},
     bootstrap,
     call::Call,
     metrics::{Labels, Metrics},
@@ -99,6 +99,7 @@ pub(crate) struct Inner {
     readonly: Arc<Semaphore>,
     mutating: Arc<Semaphore>,
     /// Writes in progress: they outlive the clients that asked for them.
+    pub(crate) uses: Uses,
     writes: TaskTracker,
 }
 
@@ -143,6 +144,7 @@ impl Api {
             aggregation: Aggregation::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
             mutating: Arc::new(Semaphore::new(config.max_mutating_requests_inflight)),
+            uses: Uses::default(),
             writes: TaskTracker::new(),
             config,
         }));
