@@ -376,6 +376,10 @@ async fn deprecated_kinds_are_told() {
         assert_eq!(server.get(path).await.headers["warning"], warning, "{path}");
     }
     assert!(server.get("/api/v1/services").await.headers.get("warning").is_none());
+    let cidr = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.99.0.0/24"]}});
+    let answer = server.post("/apis/networking.k8s.io/v1/servicecidrs", &cidr).await;
+    let warning = answer.headers["warning"].to_str().unwrap();
+    assert!(answer.code == 201 && warning.contains("servicecidrs are stored but have no effect"), "{warning} {}", answer.text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
