@@ -40,7 +40,7 @@ const QUEUE: usize = 64;
 /// Pieces of a request body between the thread that reads them and the handler: at most 64 KiB each.
 const BODY_PIECES: usize = 2;
 /// How long a thread keeps its service for the next connection when there is none.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(1);
 /// How long the last bytes of the last response have to leave before an idle connection is closed at shutdown.
 const FLUSH: Duration = Duration::from_millis(100);
 
