@@ -36,7 +36,7 @@ enum Found {
 /// Answers for `path`, what follows `/logs`, below `root`.
 pub(super) async fn serve(root: &Path, path: &str) -> Response {
     let (root, path) = (root.to_owned(), path.to_owned());
-    let slashed = path.ends_with('/') || path.is_empty();
+    let slashed = path.ends_with('/');
     let Ok(wanted) = percent_decode_str(path.trim_start_matches('/')).decode_utf8().map(|text| PathBuf::from(&*text)) else {
         return plain(StatusCode::NOT_FOUND, "404 page not found\n");
     };
@@ -46,7 +46,7 @@ pub(super) async fn serve(root: &Path, path: &str) -> Response {
         Ok(Found::Folder(_)) if !slashed => {
             // Links of the listing are relative.
             let mut response = plain(StatusCode::MOVED_PERMANENTLY, "");
-            let to = format!("{}/", utf8_percent_encode(&name.unwrap_or_default(), IN_PATH));
+            let to = format!("{}/", utf8_percent_encode(name.as_deref().unwrap_or("logs"), IN_PATH));
             if let Ok(to) = HeaderValue::try_from(to) {
                 response.headers_mut().insert(header::LOCATION, to);
             }
@@ -123,6 +123,18 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_folder_ends_in_a_slash() {
+        let root = std::env::temp_dir().join(format!("pharos-folders-{}", std::process::id()));
+        fs::create_dir_all(root.join("a b")).unwrap();
+        for (path, code, to) in [("", 301, "logs/"), ("/a%20b", 301, "a%20b/"), ("/", 200, ""), ("/a%20b/", 200, "")] {
+            let response = serve(&root, path).await;
+            let location = response.headers().get(header::LOCATION).map_or("", |value| value.to_str().unwrap());
+            assert_eq!((response.status().as_u16(), location), (code, to), "{path}");
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn only_what_is_below() {
