@@ -114,8 +114,13 @@ impl Component for Dns {
 
     async fn run(&self, ctx: Ctx) -> Result<()> {
         bind::claim(&self.settings.claim).await?;
+        let keeping = (!self.settings.claim.is_empty())
+            .then(|| ctx.spawn("cluster DNS address", bind::keep(ctx.clone(), self.settings.claim.clone())));
         let done = self.serve(&ctx, || Feed::start(&ctx, &self.client, self.settings.pods)).await;
-        if !self.settings.claim.is_empty() {
+        if let Some(keeping) = keeping {
+            // It would put back what is released.
+            keeping.abort();
+            let _ = keeping.await;
             bind::release().await?;
         }
         done

@@ -22,7 +22,13 @@ use pharos_transport::{Body, Io, Response};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::Instant};
 
-use crate::{engine::QueryError, index::Index, logql::ParseError, scan::Limits, split::chain};
+use crate::{
+    engine::QueryError,
+    index::Index,
+    logql::{self, Expr, ParseError},
+    scan::Limits,
+    split::chain,
+};
 use params::Params;
 
 /// The Loki whose API this follows; clients decide by it what they may ask.
@@ -96,12 +102,24 @@ impl LogsHandler {
         match path {
             "query_range" => ("loki_api_v1_query_range", query::range(self, params, now).await),
             "query" => ("loki_api_v1_query", query::instant(self, params, now).await),
-            "labels" | "label" => ("loki_api_v1_labels", labels::names(self, &params, now)),
-            "series" => ("loki_api_v1_series", labels::series(self, &params, now)),
-            "index/stats" => ("loki_api_v1_index_stats", labels::stats(self, &params, now)),
-            "index/volume" => ("loki_api_v1_index_volume", labels::volume(self, &params, now)),
+            "labels" | "label" => {
+                ("loki_api_v1_labels", self.beside(params, move |handler, params| labels::names(handler, params, now)).await)
+            }
+            "series" => {
+                ("loki_api_v1_series", self.beside(params, move |handler, params| labels::series(handler, params, now)).await)
+            }
+            "index/stats" => {
+                ("loki_api_v1_index_stats", self.beside(params, move |handler, params| labels::stats(handler, params, now)).await)
+            }
+            "index/volume" => (
+                "loki_api_v1_index_volume",
+                self.beside(params, move |handler, params| labels::volume(handler, params, now)).await,
+            ),
             "index/volume_range" => ("loki_api_v1_index_volume_range", labels::volume_range(self, params, now).await),
-            "detected_labels" => ("loki_api_v1_detected_labels", labels::detected(self, &params, now)),
+            "detected_labels" => (
+                "loki_api_v1_detected_labels",
+                self.beside(params, move |handler, params| labels::detected(handler, params, now)).await,
+            ),
             "detected_fields" => ("loki_api_v1_detected_fields", fields::detected(self, params, now).await),
             "drilldown-limits" => ("loki_api_v1_drilldown_limits", Ok(self.limits())),
             "status/buildinfo" => ("loki_api_v1_status_buildinfo", Ok(build_info())),
@@ -109,7 +127,9 @@ impl LogsHandler {
             "/ready" => ("ready", Ok(text(StatusCode::OK, "ready\n"))),
             path => {
                 if let Some(name) = path.strip_prefix("label/").and_then(|rest| rest.strip_suffix("/values")) {
-                    ("loki_api_v1_label_name_values", labels::values(self, &params, name, now))
+                    let name = name.to_owned();
+                    let values = self.beside(params, move |handler, params| labels::values(handler, params, &name, now));
+                    ("loki_api_v1_label_name_values", values.await)
                 } else if let Some(name) = path.strip_prefix("detected_field/").and_then(|rest| rest.strip_suffix("/values")) {
                     ("loki_api_v1_detected_field_values", fields::values(self, params, name.to_owned(), now).await)
                 } else {
@@ -140,6 +160,27 @@ impl LogsHandler {
             "pattern_ingester_enabled": false,
             "version": LOKI_VERSION,
         }))
+    }
+
+    /// Reads LogQL as queries are run: its regular expressions can take long to compile.
+    async fn read<T: Send + 'static>(
+        &self,
+        text: &str,
+        reader: impl FnOnce(&str) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let text = text.to_owned();
+        self.run(move |_, _| Ok(reader(&text))).await?
+    }
+
+    /// [`Self::read`] for a whole query.
+    async fn parse(&self, text: &str) -> Result<Expr, Refusal> {
+        self.read(text, |text| Ok(logql::parse(text)?)).await
+    }
+
+    /// Answers, as queries are run, from what is known of streams.
+    async fn beside(&self, params: Params, work: impl FnOnce(&Self, &Params) -> Answer + Send + 'static) -> Answer {
+        let handler = self.clone();
+        self.run(move |_, _| Ok(work(&handler, &params))).await?
     }
 
     /// Runs a query beside the async threads, when its turn comes.

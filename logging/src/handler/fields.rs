@@ -48,7 +48,9 @@ pub(super) async fn values(handler: &LogsHandler, params: Params, name: String, 
 
 async fn fields(handler: &LogsHandler, params: &Params, now: i64) -> Result<BTreeMap<String, Field>, Refusal> {
     let (start, end) = params.range(now, 1)?;
-    let Expr::Log(expr) = logql::parse(params.query()?)? else { return Err(Refusal::bad("only log selector is supported")) };
+    let Expr::Log(expr) = handler.parse(params.query()?).await? else {
+        return Err(Refusal::bad("only log selector is supported"));
+    };
     let found = handler
         .run(move |index, limits| {
             let query = LogQuery { expr: &expr, start, end, limit: SAMPLE, backward: true, interval: 0 };

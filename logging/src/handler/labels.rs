@@ -123,7 +123,7 @@ pub(super) fn volume(handler: &LogsHandler, params: &Params, now: i64) -> Answer
 pub(super) async fn volume_range(handler: &LogsHandler, params: Params, now: i64) -> Answer {
     let (start, end) = params.range(now, 1)?;
     let step = params.step(start, end)?;
-    let matchers = matchers(Some(params.query()?))?;
+    let matchers = handler.read(params.query()?, |text| matchers(Some(text))).await?;
     let by = By::read(&params, &matchers)?;
     let limit = params.limit(100)?;
     // All labels of a stream, and none of its lines'.

@@ -6,13 +6,13 @@ use super::{Answer, LogsHandler, Params, Refusal, ok};
 use crate::{
     engine::{self, Evaluation, Found, LogQuery, Series, Value, Work},
     entry::Labels,
-    logql::{self, Expr, units},
+    logql::{Expr, units},
 };
 
 /// `query_range`
 pub(super) async fn range(handler: &LogsHandler, params: Params, now: i64) -> Answer {
     let (start, end) = params.range(now, 1)?;
-    let expr = logql::parse(params.query()?)?;
+    let expr = handler.parse(params.query()?).await?;
     if let Expr::Log(expr) = expr {
         let limit = params.limit(100)?;
         let most = handler.index.config.max_entries_limit_per_query;
@@ -51,7 +51,7 @@ pub(super) async fn range(handler: &LogsHandler, params: Params, now: i64) -> An
 /// `query`
 pub(super) async fn instant(handler: &LogsHandler, params: Params, now: i64) -> Answer {
     let time = params.time(now)?;
-    let expr = logql::parse(params.query()?)?;
+    let expr = handler.parse(params.query()?).await?;
     if expr.is_log() {
         return Err(Refusal::bad(
             "log queries are not supported as an instant query type, please change your query to a range query type",

@@ -16,7 +16,7 @@ use super::{LogsHandler, Params, Refusal, query};
 use crate::{
     engine::{self, Found, LogQuery},
     entry::{Entry, Labels},
-    logql::{self, Expr, LogExpr, Pipeline},
+    logql::{Expr, LogExpr, Pipeline},
 };
 
 /// The longest that a client may ask to be held back, as in Loki.
@@ -29,7 +29,7 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(handler: &LogsHandler, request: Request<()>, io: Io) {
-    let asked = match Asked::read(handler, &request) {
+    let asked = match Asked::read(handler, &request).await {
         Ok(asked) => asked,
         Err(refusal) => {
             // The client may be gone already.
@@ -52,13 +52,13 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(handler: &LogsHandler, request: &Request<()>) -> Result<Self, Refusal> {
+    async fn read(handler: &LogsHandler, request: &Request<()>) -> Result<Self, Refusal> {
         let path = request.uri().path();
         if path.strip_prefix("/loki/api/v1/") != Some("tail") {
             return Err(Refusal { status: StatusCode::NOT_FOUND, message: "404 page not found".to_owned() });
         }
         let params = Params::of_query(request.uri().query().unwrap_or_default());
-        let Expr::Log(log) = logql::parse(params.query()?)? else {
+        let Expr::Log(log) = handler.parse(params.query()?).await? else {
             return Err(Refusal::bad("only log selector is supported"));
         };
         let delay = match params.get("delay_for") {

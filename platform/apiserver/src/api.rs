@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::{HeaderValue, Method};
+use pharos_api::registry::Kind;
 use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health, traces};
 use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response, proxy};
@@ -27,7 +28,7 @@ use crate::{
     aggregation::{self, Aggregation},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
-    background::{self, CachedObjects},
+    background::{self, CachedObjects, Uses},
     bootstrap,
     call::Call,
     metrics::{Labels, Metrics},
@@ -98,6 +99,7 @@ pub(crate) struct Inner {
     readonly: Arc<Semaphore>,
     mutating: Arc<Semaphore>,
     /// Writes in progress: they outlive the clients that asked for them.
+    pub(crate) uses: Uses,
     writes: TaskTracker,
 }
 
@@ -142,6 +144,7 @@ impl Api {
             aggregation: Aggregation::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
             mutating: Arc::new(Semaphore::new(config.max_mutating_requests_inflight)),
+            uses: Uses::default(),
             writes: TaskTracker::new(),
             config,
         }));
@@ -475,8 +478,20 @@ async fn refuse(io: Io, status: Status) -> u16 {
     code
 }
 
+/// What is said of kinds that are deprecated, whatever is asked of them (`deprecation.WarningMessage` upstream).
+fn deprecation(kind: &Kind) -> Option<&'static str> {
+    match (&*kind.group, &*kind.version, &*kind.plural) {
+        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
+}
+
 /// Answers a call and adds the warnings it gathered.
 async fn answer(call: &Call) -> Result<Response, Status> {
+    if let Some(text) = deprecation(&call.kind) {
+        call.warn(text);
+    }
     let mut response = match verbs::dispatch(call).await {
         Ok(response) => response,
         Err(status) => respond::status(&status, negotiate::of_status(call.headers.get_all(http::header::ACCEPT))),
@@ -489,7 +504,9 @@ async fn answer(call: &Call) -> Result<Response, Status> {
 
 fn impersonation_refused(error: impersonation::Error) -> Status {
     match error {
-        impersonation::Error::Forbidden(message) => Status::new(403, "Forbidden", message),
+        impersonation::Error::Forbidden { message, group, resource, name } => {
+            Status::new(403, "Forbidden", message).with_details(group, resource, &name)
+        }
         other => status::internal(other),
     }
 }

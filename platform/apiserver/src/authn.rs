@@ -114,6 +114,11 @@ pub fn split_service_account_username(username: &str) -> Option<(&str, &str)> {
 pub trait Objects: Send + Sync {
     /// The present state of an object, read from memory; `namespace` is empty for cluster scope.
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
+
+    /// Takes note that a Secret's token was used on a day (`2026-05-01`), which its label does not tell yet. Does not wait.
+    fn note_use(&self, namespace: &str, secret: &str, day: &str) {
+        let _ = (namespace, secret, day);
+    }
 }
 
 /// Why a request's credentials were not accepted. All become 401 with the message `Unauthorized`; the cause is for the log.

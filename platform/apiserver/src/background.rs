@@ -6,15 +6,35 @@ use pharos_api::registry::Kind;
 use pharos_store::{Cache, EventType, Item, Scope, Start};
 use pharos_telemetry::Ctx;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::{
     Error, Result,
     admission::resource_quota,
     api::{self, Api},
-    authn::Objects,
+    authn::{Objects, token::LAST_USED},
     authz,
     status::Status,
 };
+
+/// Uses of tokens in Secrets that wait to be written down; those beyond are told by their next use.
+const MAX_USES: usize = 256;
+
+/// Which tokens in Secrets were used on which day, as far as it is not written down.
+pub(crate) struct Uses {
+    sender: mpsc::Sender<Use>,
+    receiver: tokio::sync::Mutex<mpsc::Receiver<Use>>,
+}
+
+/// Namespace, Secret, day.
+type Use = (String, String, String);
+
+impl Default for Uses {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel(MAX_USES);
+        Self { sender, receiver: receiver.into() }
+    }
+}
 
 /// Objects out of the caches, for authentication.
 pub(crate) struct CachedObjects(pub(crate) Api);
@@ -24,6 +44,39 @@ impl Objects for CachedObjects {
         let (_, cache) = cache_of(&self.0, group, resource)?;
         let object = cache.get(namespace, name).0?;
         serde_json::from_slice(object.bytes()).ok().map(Arc::new)
+    }
+
+    fn note_use(&self, namespace: &str, secret: &str, day: &str) {
+        // A full queue means that much is being written; the next use brings it back.
+        let _ = self.0.0.uses.sender.try_send((namespace.to_owned(), secret.to_owned(), day.to_owned()));
+    }
+}
+
+/// Writes down the day when a token in a Secret was last used, as its label.
+async fn write_uses(api: Api, ctx: Ctx) {
+    let user = crate::authn::UserInfo::new("system:apiserver", [authz::SYSTEM_MASTERS]);
+    let objects = CachedObjects(api.clone());
+    let mut uses = api.0.uses.receiver.lock().await;
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = ctx.stopped() => return,
+            next = uses.recv() => next,
+        };
+        let Some((namespace, name, day)) = next else { return };
+        // Many requests may have told the same.
+        let secret = objects.get("", "secrets", &namespace, &name);
+        if secret.is_none_or(|secret| secret["metadata"]["labels"][LAST_USED] == day.as_str()) {
+            continue;
+        }
+        let patch = serde_json::json!({"metadata": {"labels": {LAST_USED: day}}});
+        let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
+        let outcome =
+            crate::bootstrap::send(&api, &user, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await;
+        if let Err(error) = outcome {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(namespace, name, error, "the last use of a token is not written down");
+        }
     }
 }
 
@@ -64,6 +117,7 @@ pub(crate) async fn start(api: &Api, ctx: &Ctx) -> Result<()> {
     if let Some((_, cache)) = cache_of(api, "", "resourcequotas") {
         ctx.spawn("quota count", count_quotas(api.clone(), ctx.clone(), cache));
     }
+    ctx.spawn("token uses", write_uses(api.clone(), ctx.clone()));
     crate::admission::webhook::follow(api, ctx);
     crate::aggregation::start(api, ctx);
     crate::custom::start(api, ctx);

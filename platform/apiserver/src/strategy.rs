@@ -241,6 +241,9 @@ pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
         ("autoscaling", "horizontalpodautoscalers") => {
             vec!["horizontalpodautoscalers are stored but have no effect: Pharos has no controller of them".to_owned()]
         }
+        ("networking.k8s.io", resource @ ("servicecidrs" | "ipaddresses")) => {
+            vec![format!("{resource} are stored but have no effect: the addresses of Services are those of --service-cidr alone")]
+        }
         ("certificates.k8s.io", "certificatesigningrequests") => {
             let signer = object["spec"]["signerName"].as_str().filter(|name| name.starts_with("kubernetes.io/"));
             signer

@@ -78,7 +78,12 @@ fn success(call: &Call) -> Result<Response, Status> {
 
 /// The options of a write to a subresource.
 fn options(call: &Call) -> Result<WriteOptions, Status> {
-    WriteOptions::parse(&call.query)
+    let kind = match call.info.verb.as_str() {
+        "patch" => "PatchOptions",
+        "update" => "UpdateOptions",
+        _ => "CreateOptions",
+    };
+    WriteOptions::parse(&call.query, kind)
 }
 
 /// Forgets the resource version, so that the server's own change is made on whatever state is newest.

@@ -11,12 +11,14 @@ mod errors; // what its errors mean,
 mod key; // how an object is named,
 mod informer; // a cache of objects that says what changed,
 mod work_queue; // what is to be looked at again,
-mod recorder; // and what is told to users.
+mod recorder; // what is told to users,
+mod placement; // and which nodes suit a pod.
 
 pub use connect::{Credentials, Renewable, https, in_process, in_process_as, kubeconfig};
 pub use errors::{is_already_exists, is_conflict, is_not_found, status_of};
 pub use informer::{Event, Index, Informer};
 pub use key::Key;
+pub use placement::{selects_node, tolerates};
 pub use recorder::{Recorder, Regarding};
 pub use work_queue::{Next, QueueMetrics, WorkQueue};
 

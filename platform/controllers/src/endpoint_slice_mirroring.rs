@@ -1,21 +1,24 @@
 //! `endpointslicemirroring`: Endpoints that people write for a Service without selector become slices
 //! (`pkg/controller/endpointslicemirroring`).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::{
     core::v1::{EndpointAddress, Endpoints, Service},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointPort},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 use pharos_client::{Event, Key, Next};
 
 use crate::{
-    endpoint_slice::{self, SERVICE_NAME, Written, is_managed_by, pack},
+    endpoint_slice::{self, Changes, SERVICE_NAME, Written, is_managed_by, pack},
     env::Env,
     owners,
 };
 
 const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
+/// Annotations that say something of the Endpoints object itself.
+const NOT_MIRRORED: [&str; 2] =
+    ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
 /// Addresses of one subset beyond these are left out (`--mirroring-max-endpoints-per-subset`).
 const MAX_PER_SUBSET: usize = 1000;
 
@@ -51,10 +54,12 @@ pub(crate) fn start(env: &Env) {
             let endpoints = env.informers.endpoints.get(&key);
             let changes = match (&service, &endpoints) {
                 (Some(service), Some(endpoints)) if is_mirrored(service, endpoints) => {
-                    pack(service, CONTROLLER, &ours, wanted(endpoints))
+                    let mut changes = pack(service, CONTROLLER, &ours, wanted(endpoints));
+                    annotate(&mut changes, &ours, &annotations(endpoints));
+                    changes
                 }
                 _ if ours.is_empty() => return Ok(Next::Done),
-                _ => endpoint_slice::Changes { delete: ours, ..Default::default() },
+                _ => Changes { delete: ours, ..Default::default() },
             };
             written.apply(&client, &key, changes).await?;
             Ok(Next::Done)
@@ -71,8 +76,29 @@ fn is_mirrored(service: &Service, endpoints: &Endpoints) -> bool {
     !skipped && !elected && !selects && !owners::is_deleting(endpoints)
 }
 
+/// What slices take of the annotations of Endpoints: all but when they last changed, and what kubectl applied.
+fn annotations(endpoints: &Endpoints) -> BTreeMap<String, String> {
+    let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
+    annotations.retain(|name, _| !NOT_MIRRORED.contains(&name.as_str()));
+    annotations
+}
+
+/// Gives every slice these annotations; those that have others are written for that alone.
+fn annotate(changes: &mut Changes, ours: &[Arc<EndpointSlice>], annotations: &BTreeMap<String, String>) {
+    let have = |slice: &EndpointSlice| slice.metadata.annotations.clone().unwrap_or_default();
+    for slice in ours.iter().filter(|slice| !owners::is_deleting(&***slice) && have(slice) != *annotations) {
+        let same = |other: &EndpointSlice| owners::name(other) == owners::name(&**slice);
+        if !changes.update.iter().any(same) && !changes.delete.iter().any(|other| same(other)) {
+            changes.update.push((**slice).clone());
+        }
+    }
+    for slice in changes.create.iter_mut().chain(&mut changes.update) {
+        slice.metadata.annotations = (!annotations.is_empty()).then(|| annotations.clone());
+    }
+}
+
 /// Endpoints with the ports they share, by address type.
-type ByAddressType = std::collections::BTreeMap<&'static str, Vec<(Vec<EndpointPort>, Vec<Endpoint>)>>;
+type ByAddressType = BTreeMap<&'static str, Vec<(Vec<EndpointPort>, Vec<Endpoint>)>>;
 
 fn wanted(endpoints: &Endpoints) -> ByAddressType {
     let mut wanted = ByAddressType::default();
@@ -123,6 +149,27 @@ mod tests {
     use k8s_openapi::api::core::v1::EndpointSubset;
 
     use super::*;
+
+    #[test]
+    fn annotations_are_mirrored() {
+        let mut endpoints = Endpoints::default();
+        endpoints.metadata.annotations =
+            Some([("a", "1"), (NOT_MIRRORED[0], "x"), (NOT_MIRRORED[1], "y")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        let wanted = annotations(&endpoints);
+        assert_eq!(wanted, [("a".to_owned(), "1".to_owned())].into());
+        let slice = |name: &str, annotations: Option<&BTreeMap<String, String>>| {
+            let mut slice = EndpointSlice::default();
+            (slice.metadata.name, slice.metadata.annotations) = (Some(name.into()), annotations.cloned());
+            slice
+        };
+        let ours = [slice("same", Some(&wanted)), slice("other", None), slice("gone", None)].map(Arc::new);
+        let mut changes = Changes { create: vec![slice("new", None)], delete: vec![ours[2].clone()], ..Changes::default() };
+        annotate(&mut changes, &ours, &wanted);
+        assert_eq!(changes.create, [slice("new", Some(&wanted))]);
+        assert_eq!(changes.update, [slice("other", Some(&wanted))]);
+        annotate(&mut changes, &[], &BTreeMap::new());
+        assert_eq!(changes.update, [slice("other", None)]);
+    }
 
     #[test]
     fn families_part() {

@@ -9,7 +9,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
-use pharos_client::{Event, Key, Next, Recorder, Regarding, is_conflict};
+use pharos_client::{Event, Key, Next, Recorder, Regarding, is_conflict, tolerates};
 use serde_json::json;
 
 use crate::{
@@ -122,19 +122,6 @@ fn due(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Option<T
             Some(added + SignedDuration::from_secs(seconds.max(0)))
         })
         .min()
-}
-
-/// Whether a toleration covers a taint.
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let same = |ours: &Option<String>, theirs: &str| ours.as_deref().is_none_or(|o| o.is_empty() || o == theirs);
-    if !same(&toleration.effect, &taint.effect) || !same(&toleration.key, &taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
-        "Exists" => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -209,16 +209,19 @@ pub(crate) fn open_metrics_float(v: f64) -> String {
     if v.is_nan() || v.is_infinite() {
         return json_float(v);
     }
+    // Go's shortest %g: an exponent, of two digits at least, below 1e-4 and from 1e6 on.
+    if v == 0.0 || (1e-4..1e6).contains(&v.abs()) {
+        let mut text = v.to_string();
+        if !text.contains('.') {
+            text.push_str(".0");
+        }
+        return text;
+    }
     let text = format!("{v:e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    // Go's shortest %g: an exponent, of two digits at least, below 1e-4 and from 1e6 on.
-    if v != 0.0 && !(-4..6).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    let text = format!("{v}");
-    if text.contains('.') { text } else { text + ".0" }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
 /// A page of text 0.0.4 in the making.

@@ -87,6 +87,23 @@ pub struct Answer {
     pub warnings: Vec<String>,
     /// Likely mistakes.
     pub infos: Vec<String>,
+    /// What it took.
+    pub stats: Stats,
+}
+
+/// What a query took.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Waiting for its turn.
+    pub queued: Duration,
+    /// Reading the query.
+    pub prepared: Duration,
+    /// Evaluating it.
+    pub evaluated: Duration,
+    /// The most samples held at once.
+    pub peak_samples: u64,
+    /// Samples looked at, by the time of each step in milliseconds.
+    pub samples: Vec<(i64, u64)>,
 }
 
 /// The times at which a query is evaluated, in milliseconds.
@@ -140,19 +157,24 @@ impl Engine {
             Ok(slot) => slot.map_err(|_| QueryError::Internal)?,
             Err(_) => return Err(QueryError::Timeout("query queue")),
         };
-        self.metrics.duration.with_label_values(&["queue_time"]).observe(asked.elapsed().as_secs_f64());
+        let queued = asked.elapsed();
+        self.metrics.duration.with_label_values(&["queue_time"]).observe(queued.as_secs_f64());
         let (mut engine, text) = (self.clone(), text.to_owned());
         engine.limits.lookback_ms = lookback_ms.unwrap_or(engine.limits.lookback_ms);
         let answer = tokio::task::spawn_blocking(move || {
             let _slot = slot;
+            let began = Instant::now();
             let node = plan::parse(&text).map_err(QueryError::Parse)?;
+            let prepared = began.elapsed();
             if let (Times::Range { .. }, kind @ (Type::Matrix | Type::Text)) = (times, node.kind()) {
                 return Err(QueryError::Parse(format!(
                     "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
                     kind.documented()
                 )));
             }
-            engine.evaluate(&node, times, deadline)
+            let mut answer = engine.evaluate(&node, times, deadline)?;
+            (answer.stats.queued, answer.stats.prepared) = (queued, prepared);
+            Ok(answer)
         });
         answer.await.unwrap_or(Err(QueryError::Internal))
     }
@@ -169,9 +191,12 @@ impl Engine {
         let value = evaluator.answer(node, &grid, matches!(times, Times::Instant(_)));
         self.metrics.samples.inc_by(evaluator.loaded() as u64);
         self.metrics.duration.with_label_values(&["inner_eval"]).observe(began.elapsed().as_secs_f64());
+        let (per_step, peak_samples) = evaluator.counts();
         let notes = evaluator.notes();
         let value = value?;
-        Ok(Answer { value, warnings: notes.warnings.into_iter().collect(), infos: notes.infos.into_iter().collect() })
+        let samples = per_step.into_iter().enumerate().map(|(i, count)| (grid.t(i), count)).collect();
+        let stats = Stats { evaluated: began.elapsed(), peak_samples, samples, ..Stats::default() };
+        Ok(Answer { value, warnings: notes.warnings.into_iter().collect(), infos: notes.infos.into_iter().collect(), stats })
     }
 }
 

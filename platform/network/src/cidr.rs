@@ -21,6 +21,12 @@ pub struct BadCidr(String);
 // === impl Cidr ===
 
 impl Cidr {
+    /// The range of one address.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Whether it is of IPv4.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {

@@ -11,10 +11,12 @@ mod metrics; // and measured;
 mod table; // tables as data, and what leads from one to the next;
 mod endpoints; // where traffic may go;
 mod service; // the rules of one Service;
+mod health; // what load balancers ask;
 mod conntrack; // and flows that would not notice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -34,12 +36,14 @@ use prometheus::Registry;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    cidr::Cidr,
     error::{Doing as _, Error, Result},
     nft,
 };
-use config::Checked;
+use config::{Checked, NodePortAddresses};
 pub use config::{ProxyConfig, ProxyMode};
 use endpoints::Here;
+use health::{Checks, Status};
 use metrics::Metrics;
 use service::Fragment;
 use table::{Family, Map, Rules};
@@ -86,6 +90,10 @@ struct State<'a> {
     owners: BTreeMap<(Family, Map, String), Key>,
     /// Services that lost an element to another, to be looked at again with every change.
     losers: BTreeSet<Key>,
+    /// Where the node ports are, in the kernel's tables.
+    places: Vec<Cidr>,
+    checks: Checks,
+    status: Arc<Status>,
     /// The tables may differ from `applied`: replace them whole.
     unknown: bool,
 }
@@ -126,6 +134,8 @@ impl Component for ServiceProxy {
                 Err(error) => {
                     self.metrics.failures.inc();
                     state.unknown = true;
+                    // What was to be done still is.
+                    state.status.queued();
                     let wait = retry.next_wait();
                     tracing::error!(error = chain(&error), attempt = retry.attempt(), "applying rules failed, trying again");
                     Some(wait)
@@ -161,19 +171,24 @@ impl<'a> State<'a> {
         let this = format!("metadata.name={}", proxy.config.node_name);
         let nodes = Informer::start(ctx, Api::<Node>::all(client()), watcher::Config::default().fields(&this));
         let changes = Arc::new(Changes::default());
+        let status = Arc::new(Status::new(ctx.clock().clone(), proxy.metrics.clone()));
 
         // Before the handler below, so that the index knows what the handler was told.
         let index = slices.index(|slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
         let (seen, metrics, clock) = (changes.clone(), proxy.metrics.clone(), ctx.clock().clone());
+        let queued = status.clone();
         services.on_event(move |event| {
+            queued.queued();
             metrics.service_changes.inc();
             metrics.service_changes_pending.inc();
             metrics.last_queued_timestamp.set(seconds(clock.now()));
             seen.add(Key::of(&**event.object()), None);
         });
         let (seen, metrics, clock) = (changes.clone(), proxy.metrics.clone(), ctx.clock().clone());
+        let queued = status.clone();
         slices.on_event(move |event| {
             let Some(key) = service_of(event.object()) else { return };
+            queued.queued();
             metrics.endpoint_changes.inc();
             metrics.endpoint_changes_pending.inc();
             metrics.last_queued_timestamp.set(seconds(clock.now()));
@@ -187,10 +202,13 @@ impl<'a> State<'a> {
             }
             seen.add(key, trigger);
         });
-        let seen = changes.clone();
-        nodes.on_event(move |event| match event {
-            Event::Updated { old, new } if zone(old) == zone(new) => {}
-            _ => seen.add_everything(),
+        let (seen, of_node) = (changes.clone(), status.clone());
+        nodes.on_event(move |event| {
+            of_node.node(event.object());
+            match event {
+                Event::Updated { old, new } if zone(old) == zone(new) && primary(old) == primary(new) => {}
+                _ => seen.add_everything(),
+            }
         });
         Self {
             proxy,
@@ -202,6 +220,9 @@ impl<'a> State<'a> {
             applied: BTreeMap::new(),
             owners: BTreeMap::new(),
             losers: BTreeSet::new(),
+            places: Vec::new(),
+            checks: Checks::new(ctx, status.clone()),
+            status,
             unknown: true,
         }
     }
@@ -217,7 +238,8 @@ impl<'a> State<'a> {
         let pending = std::mem::take(&mut *self.changes.pending.lock());
         metrics.service_changes_pending.set(0);
         metrics.endpoint_changes_pending.set(0);
-        let full = self.unknown;
+        let places = self.places();
+        let full = self.unknown || places != self.places;
         if full {
             self.applied.clear();
             self.owners.clear();
@@ -239,7 +261,7 @@ impl<'a> State<'a> {
                 new.get(key).into_iter().for_each(|f| after.merge(f.rules(family)));
             }
             if full {
-                script.push_str(&table::base(family));
+                script.push_str(&table::base(family, &places));
             }
             script.push_str(&table::diff(family, &before, &after));
         }
@@ -257,6 +279,9 @@ impl<'a> State<'a> {
             };
         }
         self.unknown = false;
+        self.places = places;
+        self.status.updated();
+        self.open_checks();
         let now = ctx.clock().now();
         metrics.last_timestamp.set(seconds(now));
         for trigger in pending.triggers {
@@ -295,6 +320,42 @@ impl<'a> State<'a> {
             fragments.insert(key.clone(), fragment);
         }
         fragments
+    }
+
+    /// Where node ports are to be: ranges of this node's addresses.
+    fn places(&self) -> Vec<Cidr> {
+        match &self.proxy.config.node_port_addresses {
+            NodePortAddresses::Primary => self.primary().into_iter().map(Cidr::host).collect(),
+            NodePortAddresses::Ranges(ranges) => ranges.clone(),
+        }
+    }
+
+    fn primary(&self) -> Vec<IpAddr> {
+        let node = self.nodes.get(&Key::cluster(self.proxy.config.node_name.as_str()));
+        node.as_deref().map(primary).unwrap_or_default()
+    }
+
+    /// Has load balancers answered, where node ports are.
+    fn open_checks(&mut self) {
+        let addresses = match &self.proxy.config.node_port_addresses {
+            NodePortAddresses::Primary => self.primary(),
+            NodePortAddresses::Ranges(ranges) => local_addresses(ranges),
+        };
+        let mut wanted = BTreeMap::new();
+        for (key, fragment) in &self.applied {
+            let Some(check) = &fragment.check else { continue };
+            for address in &addresses {
+                let count = if address.is_ipv4() { check.v4 } else { check.v6 };
+                wanted.insert((SocketAddr::new(*address, check.port), key.clone()), count);
+            }
+        }
+        self.checks.set_services(&wanted);
+        let healthz = self.proxy.config.healthz.map(|bind| match bind.ip().is_unspecified() {
+            // Not on others of the machine's networks.
+            true => addresses.iter().map(|address| SocketAddr::new(*address, bind.port())).collect(),
+            false => BTreeSet::from([bind]),
+        });
+        self.checks.set_proxy(&healthz.unwrap_or_default());
     }
 
     async fn clean_flows(&self) -> Result<()> {
@@ -340,6 +401,30 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 
 fn zone(node: &Node) -> Option<String> {
     node.metadata.labels.as_ref()?.get(ZONE).cloned()
+}
+
+/// A node's own addresses: the first of each family, internal ones first (`GetNodeHostIPs`).
+fn primary(node: &Node) -> Vec<IpAddr> {
+    let told = || node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let of = |kind: &str| told().filter(|a| a.type_ == kind).filter_map(|a| a.address.parse().ok()).collect::<Vec<IpAddr>>();
+    let all = [of("InternalIP"), of("ExternalIP")].concat();
+    let of_family = |v4: bool| all.iter().find(|address| address.is_ipv4() == v4).copied();
+    [of_family(true), of_family(false)].into_iter().flatten().collect()
+}
+
+/// The addresses of this machine in some ranges.
+fn local_addresses(ranges: &[Cidr]) -> Vec<IpAddr> {
+    let found = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
+        let address = interface.address?;
+        match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+            (None, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+            (None, None) => None,
+        }
+    });
+    let found: BTreeSet<IpAddr> = found.filter(|ip| !ip.is_loopback() && ranges.iter().any(|r| r.contains(*ip))).collect();
+    // One of the link would need to be told which.
+    found.into_iter().filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect()
 }
 
 fn seconds(time: Timestamp) -> f64 {

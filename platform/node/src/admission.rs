@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, Taint},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use pharos_client::{selects_node, tolerates};
 
 use crate::{pod_status::Failure, quantity::milli_of, resources};
 
@@ -22,12 +26,13 @@ const SAFE: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// Refuses, or not. `others` are the pods that use the node already.
+/// Refuses, or not. `others` are the pods that use the node already; `node` is its object, once that is known.
 pub(crate) fn admit<'a>(
     pod: &Pod,
     others: impl Iterator<Item = &'a Pod> + Clone,
     allocatable: &BTreeMap<String, Quantity>,
     unsafe_sysctls: &[String],
+    node: Option<&Node>,
 ) -> Result<(), Failure> {
     let refuse = |reason: &str, message: String| {
         Err(Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}"), disrupted: false })
@@ -49,16 +54,6 @@ pub(crate) fn admit<'a>(
     }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return refuse("UnexpectedAdmissionError", "resource claims are not supported by this node".to_owned());
-    }
-    let taken: Vec<_> = others.clone().flat_map(host_ports).collect();
-    let is_taken = |(address, protocol, number): (&str, &str, i32)| {
-        taken
-            .iter()
-            .any(|(other, by, port)| *port == number && *by == protocol && (address == *other || address == ANY || *other == ANY))
-    };
-    if host_ports(pod).any(is_taken) {
-        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned();
-        return refuse("NodePorts", message);
     }
     let capacity = allocatable.get("pods").map_or(110_000, milli_of) / 1000;
     let used = others.clone().count() as i128;
@@ -83,6 +78,25 @@ pub(crate) fn admit<'a>(
             );
             return refuse(&format!("OutOf{name}"), message);
         }
+    }
+    let predicate = |name: &str, why: &str| refuse(name, format!("Predicate {name} failed: {why}"));
+    if node.is_some_and(|node| !selects_node(spec, node)) {
+        return predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
+    }
+    let taken: Vec<_> = others.clone().flat_map(host_ports).collect();
+    let is_taken = |(address, protocol, number): (&str, &str, i32)| {
+        taken
+            .iter()
+            .any(|(other, by, port)| *port == number && *by == protocol && (address == *other || address == ANY || *other == ANY))
+    };
+    if host_ports(pod).any(is_taken) {
+        return predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports");
+    }
+    let taints = node.and_then(|node| node.spec.as_ref()?.taints.as_deref()).unwrap_or_default();
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let is_tolerated = |taint: &Taint| tolerations.iter().any(|toleration| tolerates(toleration, taint));
+    if taints.iter().any(|taint| taint.effect == "NoExecute" && !is_tolerated(taint)) {
+        return predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate");
     }
     Ok(())
 }
@@ -141,10 +155,36 @@ mod tests {
                 Some("Pod was rejected: Failed to admit pod as the OS field doesn't match node OS"),
             ),
         ] {
-            let refused = admit(&pod(spec.clone()), others.iter(), &allocatable, &["net.core.*".to_owned()]).err();
+            let refused = admit(&pod(spec.clone()), others.iter(), &allocatable, &["net.core.*".to_owned()], None).err();
             assert_eq!(refused.map(|failure| failure.message).as_deref(), expect, "{spec}");
         }
         let three = [pod(cpu("0")), pod(cpu("0")), pod(cpu("0"))];
-        assert_eq!(admit(&pod(cpu("0")), three.iter(), &allocatable, &[]).unwrap_err().reason, "OutOfpods");
+        assert_eq!(admit(&pod(cpu("0")), three.iter(), &allocatable, &[], None).unwrap_err().reason, "OutOfpods");
+    }
+
+    #[test]
+    fn nodes_that_do_not_suit() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "n1", "labels": {"disk": "ssd"}},
+            "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "b", "value": "1", "effect": "NoExecute"}]}
+        }))
+        .unwrap();
+        let tolerated = json!([{"key": "b", "operator": "Exists", "tolerationSeconds": 300}]);
+        for (spec, expect) in [
+            (json!({"containers": [], "tolerations": tolerated}), None),
+            (
+                json!({"containers": []}),
+                Some(("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate")),
+            ),
+            (
+                json!({"containers": [], "tolerations": tolerated, "nodeSelector": {"disk": "hdd"}}),
+                Some(("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")),
+            ),
+        ] {
+            let refused = admit(&pod(spec.clone()), [].into_iter(), &BTreeMap::new(), &[], Some(&node)).err();
+            let refused = refused.map(|failure| (failure.reason, failure.message));
+            let expect = expect.map(|(reason, message)| (reason.to_owned(), format!("Pod was rejected: {message}")));
+            assert_eq!(refused, expect, "{spec}");
+        }
     }
 }

@@ -55,6 +55,8 @@ pub struct Config {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Names of volumes' seccomp profiles are looked up here. Default `/var/lib/kubelet/seccomp`.
     pub seccomp_profile_root: PathBuf,
+    /// Whether `/logs/` shows what is below `/var/log` to those who may read the node's logs. Default `true`.
+    pub enable_system_log_handler: bool,
     /// Percentage of disk use at which unused images are removed. Default 85.
     pub image_gc_high_threshold_percent: u8,
     /// Percentage down to which they are removed. Default 80.
@@ -94,6 +96,7 @@ impl Default for Config {
             max_parallel_image_pulls: 5,
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_profile_root: "/var/lib/kubelet/seccomp".into(),
+            enable_system_log_handler: true,
             image_gc_high_threshold_percent: 85,
             image_gc_low_threshold_percent: 80,
         }

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Pod, Service},
+    api::core::v1::{Node, Pod, Service},
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::Client;
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     /// What pods may use together.
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     pub(crate) node_ips: Vec<IpAddr>,
+    /// This node's object, as it was last told.
+    pub(crate) node: RwLock<Option<Arc<Node>>>,
     /// The machine's resolver configuration.
     pub(crate) node_dns: DnsConfig,
     /// The pods this node has accepted, by UID. Locked for a look or a change, never across a wait.

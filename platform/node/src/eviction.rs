@@ -7,6 +7,7 @@ mod local_storage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -63,13 +64,15 @@ pub(crate) async fn watch(core: Arc<Core>, workers: Workers) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut was_trouble = false;
+    let mut image_fs = None;
     let mut told = BTreeSet::new();
     loop {
         tokio::select! {
             () = core.ctx.stopped() => return,
             _ = tick.tick() => {}
         }
-        let readings = read(&core).await;
+        let images = image_space(&core, &mut image_fs).await;
+        let readings = read(&core, images.as_ref());
         let signals = crossed(&readings, &core.config.eviction_hard);
         let now = Instant::now();
         for signal in &signals {
@@ -90,7 +93,7 @@ pub(crate) async fn watch(core: Arc<Core>, workers: Workers) {
         if local_storage::evict(&core, &workers, &mut told).await {
             continue;
         }
-        collect_images(&core, signals.iter().any(|signal| condition(signal) == Some("DiskPressure"))).await;
+        collect_images(&core, images.as_ref(), signals.iter().any(|signal| condition(signal) == Some("DiskPressure"))).await;
         if let Some(signal) = signals.first() {
             let text = core.config.eviction_hard.get(*signal).cloned().unwrap_or_default();
             core.recorder.warning(
@@ -111,14 +114,23 @@ fn resource(signal: &str) -> &'static str {
     }
 }
 
-async fn read(core: &Core) -> BTreeMap<&'static str, Reading> {
+/// Space where images are. The runtime is asked but once, for the place: what it would tell besides takes it a walk over every
+/// layer.
+async fn image_space(core: &Core, place: &mut Option<PathBuf>) -> Option<machine::Space> {
+    if place.is_none() {
+        *place = core.runtime.image_fs_info().await.ok().map(|info| info.image.mountpoint);
+    }
+    place.as_deref().map(machine::space)
+}
+
+fn read(core: &Core, images: Option<&machine::Space>) -> BTreeMap<&'static str, Reading> {
     let mut readings = BTreeMap::new();
     readings
         .insert("memory.available", Reading { available: machine::meminfo("MemAvailable"), capacity: core.machine.memory_bytes });
     let node = machine::space(&core.config.root_dir);
     readings.insert("nodefs.available", Reading { available: node.available_bytes, capacity: node.capacity_bytes });
     readings.insert("nodefs.inodesFree", Reading { available: node.inodes_free, capacity: node.inodes });
-    if let Ok(info) = core.runtime.image_fs_info().await {
+    if let Some(info) = images {
         readings.insert("imagefs.available", Reading { available: info.available_bytes, capacity: info.capacity_bytes });
         readings.insert("imagefs.inodesFree", Reading { available: info.inodes_free, capacity: info.inodes });
     }
@@ -133,8 +145,8 @@ async fn read(core: &Core) -> BTreeMap<&'static str, Reading> {
 }
 
 /// Removes unused images while the disk is too full.
-async fn collect_images(core: &Core, urgent: bool) {
-    let Ok(info) = core.runtime.image_fs_info().await else { return };
+async fn collect_images(core: &Core, space: Option<&machine::Space>, urgent: bool) {
+    let Some(info) = space else { return };
     if info.capacity_bytes == 0 {
         return;
     }

@@ -114,6 +114,7 @@ impl Kubelet {
             runtime_version: version.runtime_version,
             machine,
             node_ips,
+            node: RwLock::default(),
             node_dns,
             admitted: Mutex::default(),
             pods: RwLock::default(),

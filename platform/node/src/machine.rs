@@ -1,6 +1,12 @@
 //! What the machine is: the facts behind a node's capacity and `nodeInfo`, as cAdvisor reads them.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nix::sys::statvfs::statvfs;
@@ -129,6 +135,37 @@ pub(crate) fn space(path: &Path) -> Space {
         inodes: stat.files(),
         inodes_free: stat.files_free(),
     }
+}
+
+/// What a file or tree takes of its filesystem.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    /// Bytes on disk.
+    pub(crate) bytes: u64,
+    /// Inodes.
+    pub(crate) inodes: u64,
+}
+
+/// Measures a file or tree as `du -x` counts: a file of several names once, other file systems not at all. Blocking.
+pub(crate) fn disk_usage(path: &Path) -> Used {
+    let Ok(top) = fs::symlink_metadata(path) else { return Used::default() };
+    let mut used = Used::default();
+    let mut linked = BTreeSet::new();
+    let mut todo = vec![path.to_owned()];
+    while let Some(path) = todo.pop() {
+        // It may be gone meanwhile.
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let again = !metadata.is_dir() && metadata.nlink() > 1 && !linked.insert(metadata.ino());
+        if again || metadata.dev() != top.dev() {
+            continue;
+        }
+        used.bytes += metadata.blocks() * 512;
+        used.inodes += 1;
+        if metadata.is_dir() {
+            todo.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    used
 }
 
 fn hugepages(size: &str) -> Quantity {

@@ -58,6 +58,8 @@ pub(crate) struct Metrics {
     pub(crate) sleep_terminated: IntCounter,
     /// `prober_probe_total`.
     pub(crate) probes: IntCounterVec,
+    /// `prober_probe_duration_seconds`.
+    pub(crate) probe_duration: HistogramVec,
     /// `kubernetes_build_info`.
     pub(crate) node_info: GaugeVec,
 }
@@ -191,6 +193,12 @@ impl Metrics {
                 "prober_probe_total",
                 "Cumulative number of a liveness, readiness or startup probe for a container by result.",
                 &["probe_type", "result", "container", "pod", "namespace", "pod_uid"],
+            )?,
+            probe_duration: registry.histograms(
+                "prober_probe_duration_seconds",
+                "Duration in seconds for a probe response.",
+                LATENCY,
+                &["probe_type", "container", "pod", "namespace"],
             )?,
             node_info: registry.gauges(
                 "kubernetes_build_info",

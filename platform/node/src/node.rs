@@ -372,14 +372,17 @@ async fn create_lease(core: &Core, leases: &Api<Lease>, now: MicroTime) -> kube:
     leases.create(&PostParams::default(), &lease).await
 }
 
-/// Gives the pod network the node's pod ranges as soon as a controller has allocated them.
+/// Follows the Node: gives the pod network the node's pod ranges as soon as a controller has allocated them.
 pub(crate) async fn follow_pod_cidrs(core: Arc<Core>) {
     let name = core.config.node_name.clone();
     let wake = Arc::new(Notify::new());
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let nodes: Informer<Node> = Informer::start(&core.ctx, api(&core), config);
-    let waker = wake.clone();
-    nodes.on_event(move |_| waker.notify_one());
+    let (waker, core_) = (wake.clone(), core.clone());
+    nodes.on_event(move |event| {
+        *core_.node.write() = Some(event.object().clone());
+        waker.notify_one();
+    });
     let mut given: Vec<String> = Vec::new();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
     loop {

@@ -338,7 +338,9 @@ impl Worker {
         // What ran before a restart was admitted then.
         if !known {
             let others = admitted.iter().filter(|(other, _)| **other != uid).map(|(_, pod)| &**pod);
-            admission::admit(&self.pod, others, &self.core.allocatable, &self.core.config.allowed_unsafe_sysctls)?;
+            let node = self.core.node.read().clone();
+            let sysctls = &self.core.config.allowed_unsafe_sysctls;
+            admission::admit(&self.pod, others, &self.core.allocatable, sysctls, node.as_deref())?;
         }
         admitted.insert(uid, self.pod.clone());
         self.admitted = true;
@@ -544,6 +546,7 @@ impl Worker {
                 .map_err(|error| format!("tear down volumes: {error}"))?;
             self.volumes.clear();
             self.core.admitted.lock().remove(&self.uid());
+            crate::probes::prober::forget(&self.core.metrics, &self.pod);
             self.finished = true;
         }
         self.adopt();

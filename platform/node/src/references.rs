@@ -132,11 +132,16 @@ impl References {
                         wakers.retain(|waker| waker.upgrade().map(|waker| waker.notify_one()).is_some());
                     }
                     Some(Err(error)) => {
-                        tracing::debug!(error = %error, "watch of a referenced object failed, trying again");
+                        let wait = backoff.next_wait();
+                        // At first it is ordinary: the API server learns a moment later than this node that the node has a
+                        // pod that may read the object, and refuses until then.
+                        if backoff.attempt() > 4 {
+                            tracing::warn!(error = %error, attempt = backoff.attempt(), "watch of a referenced object failed, trying again");
+                        }
                         tokio::select! {
                             () = ctx.stopped() => return,
                             () = stop.cancelled() => return,
-                            () = tokio::time::sleep(backoff.next_wait()) => {}
+                            () = tokio::time::sleep(wait) => {}
                         }
                     }
                     None => return,

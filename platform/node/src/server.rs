@@ -8,6 +8,7 @@ pub(crate) mod cadvisor; // what is measured of containers,
 pub(crate) mod resource; // in short,
 pub(crate) mod stats; // and in JSON;
 mod logs; // what they wrote;
+mod files; // what the machine wrote;
 mod streams; // what runs in them now;
 mod usage; // where the numbers come from.
 
@@ -113,8 +114,19 @@ impl Handler for KubeletApi {
 
 /// The path as a label: only those there are.
 fn known(root: &str) -> &'static str {
-    const PATHS: [&str; 10] =
-        ["/pods", "/healthz", "/metrics", "/stats", "/containerLogs", "/exec", "/attach", "/portForward", "/run", "/configz"];
+    const PATHS: [&str; 11] = [
+        "/pods",
+        "/healthz",
+        "/metrics",
+        "/stats",
+        "/containerLogs",
+        "/exec",
+        "/attach",
+        "/portForward",
+        "/run",
+        "/configz",
+        "/logs",
+    ];
     PATHS.into_iter().find(|path| *path == root).map_or("other", |path| &path[1..])
 }
 
@@ -162,6 +174,9 @@ impl KubeletApi {
             ["metrics", "probes"] => metrics(probes(core)?),
             ["metrics", "components", name] => self.component(name).await?,
             ["stats", "summary"] => json(&stats::summary(core, flag(&query, "only_cpu_and_memory")).await),
+            ["logs", ..] if core.config.enable_system_log_handler && matches!(parts.method, Method::GET | Method::HEAD) => {
+                files::serve(std::path::Path::new(files::ROOT), path.strip_prefix("/logs").unwrap_or_default()).await
+            }
             ["containerLogs", namespace, pod, container] => self.logs(namespace, pod, container, &query).await?,
             ["run", namespace, pod, container] | ["run", namespace, pod, _, container] if parts.method == Method::POST => {
                 self.run(namespace, pod, container, &query).await?
@@ -353,14 +368,17 @@ fn encode(families: &[prometheus::proto::MetricFamily]) -> std::result::Result<S
     String::from_utf8(bytes).map_err(|error| internal(&error.to_string()))
 }
 
+/// Served apart, for there are some for each container.
+fn is_of_probes(family: &prometheus::proto::MetricFamily) -> bool {
+    family.name().starts_with("prober_")
+}
+
 fn exposition(core: &Core) -> std::result::Result<Response, Refusal> {
-    let families: Vec<_> =
-        core.metrics.registry.gather().into_iter().filter(|family| family.name() != "prober_probe_total").collect();
+    let families: Vec<_> = core.metrics.registry.gather().into_iter().filter(|family| !is_of_probes(family)).collect();
     Ok(metrics(encode(&families)?))
 }
 
 fn probes(core: &Core) -> std::result::Result<String, Refusal> {
-    let families: Vec<_> =
-        core.metrics.registry.gather().into_iter().filter(|family| family.name() == "prober_probe_total").collect();
+    let families: Vec<_> = core.metrics.registry.gather().into_iter().filter(is_of_probes).collect();
     encode(&families)
 }

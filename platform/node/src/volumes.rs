@@ -133,6 +133,19 @@ pub(crate) fn local(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
     volume.config_map.is_some().then(|| place(pod_dir, "configmap", &volume.name))
 }
 
+/// Where a volume lies of which usage is told: those that the kubelet makes itself.
+pub(crate) fn measured(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
+    let plugin = match volume {
+        Volume { empty_dir: Some(_), .. } => "empty-dir",
+        Volume { config_map: Some(_), .. } => "configmap",
+        Volume { secret: Some(_), .. } => "secret",
+        Volume { projected: Some(_), .. } => "projected",
+        Volume { downward_api: Some(_), .. } => "downward-api",
+        _ => return None,
+    };
+    Some(place(pod_dir, plugin, &volume.name))
+}
+
 /// Claims a pod uses by name.
 pub(crate) fn claims(pod: &Pod) -> Vec<String> {
     let name = crate::names::name(pod);

@@ -99,6 +99,10 @@ pub struct NodeOptions {
     /// Taints this node registers with, as KEY=VALUE:EFFECT; may be repeated
     #[arg(long, value_delimiter = ',')]
     pub node_taint: Vec<String>,
+    /// Which of this node's addresses have node ports: `primary`, those of its Node, or ranges such as 192.168.0.0/16; may be
+    /// repeated [default: primary]
+    #[arg(long, value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
     /// What runs the containers
     #[arg(long, env = "PHAROS_RUNTIME", value_enum, default_value = "embedded", overrides_with = "runtime")]
     pub runtime: Runtime,

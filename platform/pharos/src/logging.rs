@@ -16,7 +16,18 @@ pub fn filter(text: &str) -> anyhow::Result<EnvFilter> {
             }
         }
     }
-    EnvFilter::try_new(text).with_context(|| format!("--log-level {text}"))
+    EnvFilter::try_new(with_own_words(text)).with_context(|| format!("--log-level {text}"))
+}
+
+/// Leaves out what kube's watcher warns of, unless it is asked for: its users tell of failed watches themselves, and know which
+/// of them are ordinary.
+fn with_own_words(text: &str) -> String {
+    let asked = text.split(',').any(|part| part.trim().starts_with("kube_runtime"));
+    if asked || matches!(text.trim(), "" | "off" | "error") {
+        text.to_owned()
+    } else {
+        format!("kube_runtime::watcher=error,{text}")
+    }
 }
 
 /// Sets up logging for the whole process.
@@ -50,4 +61,23 @@ pub fn init(
         .try_init()
         .context("set up logging")?;
     Ok((queue, traces))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives() {
+        for (text, expected) in [
+            ("info", "kube_runtime::watcher=error,info"),
+            ("warn,pharos_node=debug", "kube_runtime::watcher=error,warn,pharos_node=debug"),
+            ("info,kube_runtime::watcher=debug", "info,kube_runtime::watcher=debug"),
+            ("off", "off"),
+        ] {
+            assert_eq!(with_own_words(text), expected);
+            assert!(filter(text).is_ok());
+        }
+        assert!(filter("pharos_node").is_err());
+    }
 }

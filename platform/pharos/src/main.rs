@@ -13,6 +13,7 @@ mod server; // the big ones,
 mod agent;
 mod node; // what both of them start on a machine,
 mod image_socket;
+mod admin;
 mod door; // how the API server is reached,
 mod join; // how a node joins,
 mod observe; // and what else is served there.

@@ -24,6 +24,7 @@ use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    admin::AdminKubeconfig,
     cli::{Part, ServerOptions},
     door::Door,
     files::{self, Layout},
@@ -46,8 +47,16 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let clients = Clients(api.clone());
     let admin = clients.of(UserInfo::new("pharos", ["system:masters"]), "pharos");
     join::publish(&admin, keys.ca.certificate_pem(), &plan.url(plan.advertise)).await?;
-    let kubeconfig = keys.admin_kubeconfig(&plan.url(plan.local()))?;
-    files::write(&plan.options.write_kubeconfig, &kubeconfig, plan.kubeconfig_mode)?;
+    let kubeconfig = AdminKubeconfig {
+        identity: keys.admin.clone(),
+        ca: keys.ca.certificate_pem().to_owned(),
+        server: plan.url(plan.local()),
+        path: plan.options.write_kubeconfig.clone(),
+        mode: plan.kubeconfig_mode,
+    };
+    // A place that cannot be written to ends the start.
+    kubeconfig.write()?;
+    supervisor.launch(kubeconfig)?;
 
     let runs = |part| plan.runs(part);
     if runs(Part::Controllers) {
@@ -303,11 +312,6 @@ impl Keys {
         let signing = jws::SigningKey::from_pem(&self.tokens.private_pem)?;
         let config = issuer::Config::for_domain(&plan.cluster.cluster_domain);
         Ok(Arc::new(TokenIssuer::new(config, signing, Vec::new(), Clock::system())))
-    }
-
-    fn admin_kubeconfig(&self, server: &str) -> anyhow::Result<String> {
-        let issued = self.admin.pem();
-        files::kubeconfig(server, self.ca.certificate_pem(), &issued.certificate_pem, &issued.key_pem)
     }
 }
 

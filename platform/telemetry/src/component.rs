@@ -1,11 +1,16 @@
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+};
 
+use futures::FutureExt as _;
 use prometheus::IntGauge;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
-use crate::Clock;
+use crate::{Clock, supervisor::panic_text};
 
 /// A part of Pharos that runs: a loop that is observed.
 ///
@@ -26,7 +31,11 @@ pub trait Component: Send + Sync + 'static {
 pub struct Ctx {
     pub(crate) name: &'static str,
     pub(crate) token: CancellationToken,
+    // Cancelled when tasks are out of time: what has not ended by itself is aborted.
+    pub(crate) abort: CancellationToken,
     pub(crate) ready: Arc<watch::Sender<bool>>,
+    // Why the run cannot go on: the first panic in one of its tasks.
+    pub(crate) failed: Arc<watch::Sender<Option<String>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) running_tasks: IntGauge,
     pub(crate) clock: Clock,
@@ -39,7 +48,9 @@ impl Ctx {
         Self {
             name: "test",
             token,
+            abort: CancellationToken::new(),
             ready: Arc::new(watch::Sender::new(false)),
+            failed: Arc::default(),
             tasks: TaskTracker::new(),
             running_tasks: IntGauge::new("tasks", "Tasks.").expect("a constant name is valid"),
             clock: Clock::system(),
@@ -80,9 +91,10 @@ impl Ctx {
         self.token.child_token()
     }
 
-    /// Starts a task of this component: named, counted, inside the component's span, awaited at shutdown.
+    /// Starts a task of this component: named, counted, inside the component's span, awaited at the end of the run.
     ///
-    /// The task must end soon after [`Ctx::stopped`]; one that overruns the shutdown deadline is aborted and named in the log.
+    /// The task must end soon after [`Ctx::stopped`]; one that overruns the deadline is aborted. One that panics fails the run,
+    /// which the supervisor then starts again: a component whose part is gone does not work, though it said it was ready.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -92,13 +104,41 @@ impl Ctx {
         gauge.inc();
         let guard = TaskGuard(gauge);
         let span = tracing::info_span!("task", task = name);
-        self.tasks.spawn(
+        let (abort, failed) = (self.abort.clone(), self.failed.clone());
+        let (tell, own_handle) = oneshot::channel::<tokio::task::AbortHandle>();
+        let handle = self.tasks.spawn(
             async move {
                 let _guard = guard;
-                future.await
+                let work = AssertUnwindSafe(future).catch_unwind();
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = work => outcome,
+                    () = abort.cancelled() => {
+                        if let Ok(own_handle) = own_handle.await {
+                            own_handle.abort();
+                        }
+                        std::future::pending().await
+                    }
+                };
+                match outcome {
+                    Ok(output) => output,
+                    Err(panic) => {
+                        failed.send_if_modified(|failed| {
+                            let first = failed.is_none();
+                            if first {
+                                *failed = Some(format!("task {name} panicked: {}", panic_text(&*panic)));
+                            }
+                            first
+                        });
+                        resume_unwind(panic)
+                    }
+                }
             }
             .instrument(span),
-        )
+        );
+        // Not received: it has ended already.
+        let _ = tell.send(handle.abort_handle());
+        handle
     }
 
     /// The clock to read dates from.

@@ -12,6 +12,8 @@ use crate::{Backoff, Clock, Component, Ctx, Register as _, Registries, health::H
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a component and its tasks may take to stop before they are aborted.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an aborted component may take to let go of what it holds.
+const ABORT_DEADLINE: Duration = Duration::from_secs(1);
 /// A run that lasted this long was healthy: the next restart waits the shortest time again.
 const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
@@ -26,7 +28,9 @@ pub struct Supervisor {
 struct Running {
     name: &'static str,
     token: CancellationToken,
-    tasks: TaskTracker,
+    // Ends the tasks that are left when the deadline is over.
+    abort: CancellationToken,
+    running_tasks: IntGauge,
     handle: JoinHandle<()>,
 }
 
@@ -68,8 +72,8 @@ impl Supervisor {
 
     /// Starts a component and waits until it is ready.
     ///
-    /// A run that returns before it was asked to stop, fails or panics is started again after a wait that doubles from
-    /// 100 ms to 30 s.
+    /// A run that returns before it was asked to stop, fails or panics, itself or in one of its tasks, is started again after
+    /// a wait that doubles from 100 ms to 30 s, and once its tasks have ended.
     ///
     /// # Errors
     /// See [`StartError`]. After [`StartError::NotReady`] the component runs on.
@@ -92,7 +96,7 @@ impl Supervisor {
             return Err(StartError::Twice(name));
         }
         let standard = Standard::new(&self.registries.of(name)).map_err(|e| StartError::Metrics(name, e))?;
-        let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (token, abort) = (CancellationToken::new(), CancellationToken::new());
         let ready = Arc::new(watch::Sender::new(false));
         let receiver = ready.subscribe();
         let probe = receiver.clone();
@@ -106,15 +110,18 @@ impl Supervisor {
         let ctx = Ctx {
             name,
             token: token.clone(),
+            abort: abort.clone(),
             ready,
-            tasks: tasks.clone(),
+            failed: Arc::default(),
+            tasks: TaskTracker::new(),
             running_tasks: standard.tasks.clone(),
             clock: self.clock.clone(),
         };
+        let running_tasks = standard.tasks.clone();
         let span = tracing::info_span!("component", component = name);
         #[expect(clippy::disallowed_methods, reason = "the one place where components start")]
         let handle = tokio::spawn(supervise(component, ctx, standard).instrument(span));
-        self.running.push(Running { name, token, tasks, handle });
+        self.running.push(Running { name, token, abort, running_tasks, handle });
         Ok(receiver)
     }
 
@@ -129,16 +136,16 @@ impl Supervisor {
 impl Running {
     async fn stop(mut self) {
         self.token.cancel();
-        self.tasks.close();
-        let all = async {
-            let _ = (&mut self.handle).await;
-            self.tasks.wait().await;
-        };
-        if tokio::time::timeout(STOP_DEADLINE, all).await.is_err() {
-            tracing::warn!(component = self.name, tasks = self.tasks.len(), "component overran its stop deadline");
-            self.handle.abort();
-        } else {
+        // It awaits the tasks of its run, too.
+        if tokio::time::timeout(STOP_DEADLINE, &mut self.handle).await.is_ok() {
             tracing::debug!(component = self.name, "component stopped");
+            return;
+        }
+        tracing::warn!(component = self.name, tasks = self.running_tasks.get(), "component overran its stop deadline");
+        // Tasks end where they next wait; what blocks its thread is not waited for.
+        self.abort.cancel();
+        if tokio::time::timeout(ABORT_DEADLINE, &mut self.handle).await.is_err() {
+            self.handle.abort();
         }
     }
 }
@@ -159,13 +166,20 @@ async fn supervise<C: Component>(component: C, ctx: Ctx, standard: Standard) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     while !ctx.is_stopped() {
         let started = Instant::now();
-        // A token of its own, so that tasks of a run that failed end with it.
-        let run = Ctx { token: ctx.token.child_token(), ..ctx.clone() };
+        // Tokens and tasks of its own, so that the tasks of a run that failed end with it.
+        let run = Ctx {
+            token: ctx.token.child_token(),
+            abort: ctx.abort.child_token(),
+            failed: Arc::default(),
+            tasks: TaskTracker::new(),
+            ..ctx.clone()
+        };
         let outcome = run_once(&component, &run, &standard).await;
         run.token.cancel();
         standard.ready.set(0);
         ctx.ready.send_replace(false);
         if ctx.is_stopped() {
+            end_tasks(&run).await;
             return;
         }
         standard.restarts.inc();
@@ -179,10 +193,23 @@ async fn supervise<C: Component>(component: C, ctx: Ctx, standard: Standard) {
             wait_seconds = wait.as_secs_f64(),
             "component ended, starting it again"
         );
-        tokio::select! {
-            () = ctx.stopped() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
+        let pause = async {
+            tokio::select! {
+                () = ctx.stopped() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        };
+        tokio::join!(pause, end_tasks(&run));
+    }
+}
+
+/// Waits until the tasks of a run that was told to stop have ended; those that overrun the deadline are aborted.
+async fn end_tasks(run: &Ctx) {
+    run.tasks.close();
+    if tokio::time::timeout(STOP_DEADLINE, run.tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = run.tasks.len(), "tasks overran their stop deadline");
+        run.abort.cancel();
+        let _ = tokio::time::timeout(ABORT_DEADLINE, run.tasks.wait()).await;
     }
 }
 
@@ -198,9 +225,18 @@ async fn run_once<C: Component>(component: &C, ctx: &Ctx, standard: &Standard) -
         }
         std::future::pending::<()>().await;
     };
+    let mut failures = ctx.failed.subscribe();
+    let task = async {
+        let failed = failures.wait_for(|failed| failed.is_some()).await.ok().and_then(|failed| failed.clone());
+        match failed {
+            Some(failed) => failed,
+            None => std::future::pending().await,
+        }
+    };
     let run = AssertUnwindSafe(component.run(ctx.clone())).catch_unwind();
     tokio::select! {
         () = mirror => "unreachable".to_owned(),
+        failed = task => failed,
         outcome = run => match outcome {
             Ok(Ok(())) => "returned before it was stopped".to_owned(),
             Ok(Err(error)) => chain(&error),
@@ -221,7 +257,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 

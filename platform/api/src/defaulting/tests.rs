@@ -81,8 +81,15 @@ fn workloads() {
     check(
         "apps",
         "StatefulSet",
-        json!({"spec": {}}),
-        &[("/spec/updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}))],
+        json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}}),
+        &[
+            ("/spec/updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})),
+            (
+                "/spec/volumeClaimTemplates/0",
+                json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+                    "spec": {"volumeMode": "Filesystem"}, "status": {"phase": "Pending"}}),
+            ),
+        ],
     );
 }
 

@@ -52,7 +52,12 @@ pub(super) fn stateful_set(object: &mut Value) {
     set(spec, "replicas", 1);
     set(spec, "revisionHistoryLimit", 10);
     inside(spec, &["template"], pod::template);
-    each(spec, "volumeClaimTemplates", core::persistent_volume_claim);
+    each(spec, "volumeClaimTemplates", |claim| {
+        // Whatever was given, as upstream's conversion, which knows no other kind there.
+        claim["apiVersion"] = "v1".into();
+        claim["kind"] = "PersistentVolumeClaim".into();
+        core::persistent_volume_claim(claim);
+    });
 }
 
 pub(super) fn daemon_set(object: &mut Value) {

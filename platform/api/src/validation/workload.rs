@@ -181,6 +181,14 @@ pub(super) fn stateful_set(spec: &At<'_>, old: Option<&Value>, errors: &mut Erro
         fields
             .filter(|(name, value)| !MUTABLE.contains(&name.as_str()) && !value.is_null())
             .map(|(n, v)| (n.clone(), v.clone()))
+            .map(|(name, mut value)| {
+                // Claims may have been stored before they said what they are.
+                for claim in value.as_array_mut().into_iter().flatten().filter(|_| name == "volumeClaimTemplates") {
+                    claim["apiVersion"] = "v1".into();
+                    claim["kind"] = "PersistentVolumeClaim".into();
+                }
+                (name, value)
+            })
             .collect()
     };
     let sorted = |mut fields: Vec<(String, Value)>| {

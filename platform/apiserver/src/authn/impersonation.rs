@@ -33,9 +33,18 @@ pub enum Error {
     /// Groups, a uid or extras without a user, or a header that is no text: 500 upstream, and here.
     #[error("{0}")]
     Invalid(String),
-    /// 403, with the whole message.
-    #[error("{0}")]
-    Forbidden(String),
+    /// 403: the whole message, and what may not be impersonated.
+    #[error("{message}")]
+    Forbidden {
+        /// What the client is told.
+        message: String,
+        /// The API group of the resource.
+        group: &'static str,
+        /// What stands for this part of the wish: `users`, `groups`, …
+        resource: &'static str,
+        /// Which one of them.
+        name: String,
+    },
 }
 
 impl Request {
@@ -91,15 +100,17 @@ impl Request {
     ///
     /// The first part that RBAC does not allow.
     pub fn authorize(self, requestor: &UserInfo, authorizer: &Authorizer) -> Result<UserInfo, Error> {
-        let check = |attributes: Attributes<'_>| match authorizer.authorize(&attributes) {
-            Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(Error::Forbidden(attributes.forbidden(&reason))),
-        };
         let ask = |group: &'static str, resource: &'static str, namespace: &str, name: &str, subresource: &str| {
-            check(Attributes {
+            let attributes = Attributes {
                 version: "v1",
                 ..Attributes::resource(requestor, "impersonate", group, resource, namespace, name).with_subresource(subresource)
-            })
+            };
+            match authorizer.authorize(&attributes) {
+                Decision::Allow(_) => Ok(()),
+                Decision::NoOpinion(reason) => {
+                    Err(Error::Forbidden { message: attributes.forbidden(&reason), group, resource, name: name.to_owned() })
+                }
+            }
         };
         let account = split_service_account_username(&self.user);
         match account {

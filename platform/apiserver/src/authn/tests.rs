@@ -9,7 +9,7 @@ use super::{jws::SigningKey, *};
 
 /// Objects in a map, by resource, namespace and name.
 #[derive(Default)]
-pub(crate) struct Fake(Mutex<HashMap<(String, String, String), Arc<Value>>>);
+pub(crate) struct Fake(Mutex<HashMap<(String, String, String), Arc<Value>>>, pub(crate) Mutex<Vec<String>>);
 
 impl Fake {
     pub(crate) fn put(&self, resource: &str, namespace: &str, name: &str, object: Value) {
@@ -24,6 +24,10 @@ impl Fake {
 impl Objects for Fake {
     fn get(&self, _: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.0.lock().get(&(resource.into(), namespace.into(), name.into())).cloned()
+    }
+
+    fn note_use(&self, namespace: &str, secret: &str, day: &str) {
+        self.1.lock().push(format!("{namespace}/{secret} {day}"));
     }
 }
 

@@ -13,6 +13,11 @@ use crate::authz::rules::{quote_list, strings};
 /// The issuer of tokens kept in Secrets.
 pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
+/// The day a token in a Secret was last used, as a label of the Secret.
+pub const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// Since when the token of a Secret is not believed in, as a label of the Secret.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+
 /// How far clocks may differ, in seconds; also how long something deleted is still believed in.
 const LEEWAY_SECONDS: i64 = 60;
 
@@ -40,6 +45,20 @@ pub enum Error {
     /// The pod, Secret or node it is bound to is gone.
     #[error("service account token has been invalidated")]
     Invalidated,
+    /// Somebody has marked the token, which was not used for long, invalid.
+    #[error(
+        "the token in {namespace}/{secret} for service account {namespace}/{account} has been marked invalid. Use tokens from the \
+         TokenRequest API or manually created secret-based tokens, or remove the 'kubernetes.io/legacy-token-invalid-since' label \
+         from the secret to temporarily allow use of this token"
+    )]
+    MarkedInvalid {
+        /// Where it is.
+        namespace: String,
+        /// Its Secret.
+        secret: String,
+        /// Whose it is.
+        account: String,
+    },
     /// Its ServiceAccount is gone.
     #[error("service account {0}/{1} has been deleted")]
     ServiceAccountDeleted(String, String),
@@ -175,7 +194,20 @@ impl Check<'_> {
         if self.deleted(&secret) || !bool::from(held.as_slice().ct_eq(token.as_bytes())) {
             return Err(Error::Invalidated);
         }
-        self.service_account(namespace, claim("service-account.name"), claim("service-account.uid"))
+        let account = claim("service-account.name");
+        let user = self.service_account(namespace, account, claim("service-account.uid"))?;
+        let label = |name: &str| text(&secret["metadata"]["labels"][name]);
+        if !label(INVALID_SINCE).is_empty() {
+            let (namespace, secret) = (namespace.to_owned(), secret_name.to_owned());
+            return Err(Error::MarkedInvalid { namespace, secret, account: account.to_owned() });
+        }
+        let day =
+            |seconds: i64| Timestamp::from_second(seconds).map(|at| at.strftime("%Y-%m-%d").to_string()).unwrap_or_default();
+        // Another server's clock may be a day ahead.
+        if ![day(self.now), day(self.now.saturating_add(24 * 3600))].iter().any(|day| day == label(LAST_USED)) {
+            self.objects.note_use(namespace, secret_name, &day(self.now));
+        }
+        Ok(user)
     }
 
     fn service_account(&self, namespace: &str, name: &str, uid: &str) -> Result<UserInfo, Error> {

@@ -44,7 +44,7 @@ impl Written {
 
 pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let object = body::object(call, options.field_validation)?;
     let written = create_object(call, object, "", &options).await?;
     respond::object(call, output, StatusCode::CREATED, written.as_stored()).await

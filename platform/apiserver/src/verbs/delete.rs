@@ -9,12 +9,12 @@ use futures::{StreamExt as _, stream};
 use http::StatusCode;
 use jiff::Timestamp;
 use pharos_api::registry::Kind;
-use pharos_store::{Error, Expect, ListOptions as CacheOptions, Op};
+use pharos_store::{Error, Expect, Op};
 use pharos_transport::Response;
 use serde_json::{Value, json};
 
 use super::{
-    list::{check_fields, selects},
+    list::{check_fields, find},
     object_meta,
     update::is_gone,
 };
@@ -99,17 +99,14 @@ fn returns_object(kind: &Kind) -> bool {
         )
 }
 
-/// Deletes everything a selector matches, each object as if alone.
+/// Deletes everything that a list of the same options would tell, each object as if alone: with a limit, that is a page.
 pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
     let body = body::delete_options(call)?;
     let options = DeleteOptions::parse(&call.query, body.as_ref())?;
     let mut wanted = ListOptions::parse(&call.query, false)?;
     check_fields(call, &mut wanted)?;
-    let cache = call.api.0.storage.cache(&call.kind)?;
-    let list_options =
-        CacheOptions { scope: call.scope(&wanted), at_least: call.api.0.storage.revision().await?, ..CacheOptions::default() };
-    let list = cache.list_matching(&list_options, |object| selects(&wanted, object)).await?;
+    let (list, metadata) = find(call, &wanted).await?;
     let calls: Vec<Call> = list.objects.iter().map(|object| call.of_object(object.namespace(), object.name())).collect();
     let deletes = stream::iter(calls).map(|one| {
         let options = options.clone();
@@ -128,7 +125,7 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let list = json!({
         "kind": call.kind.list_kind(),
         "apiVersion": call.kind.api_version(),
-        "metadata": {"resourceVersion": list.revision.to_string()},
+        "metadata": metadata,
         "items": items,
     });
     let output = crate::negotiate::Output { shape: crate::negotiate::Shape::Object, ..output };

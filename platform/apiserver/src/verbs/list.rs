@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, BytesMut};
 use http::StatusCode;
 use pharos_api::object::{Encoding, Object};
-use pharos_store::{Error, ListOptions as CacheOptions};
+use pharos_store::{Error, List, ListOptions as CacheOptions};
 use pharos_transport::Response;
 use serde_json::{Value, json};
 
@@ -28,49 +28,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
     let mut options = ListOptions::parse(&call.query, false)?;
     check_fields(call, &mut options)?;
-    let cache = call.api.0.storage.cache(&call.kind)?;
-    let token = options.continue_token.as_deref().map(Continue::decode).transpose()?;
-    let mut wanted = CacheOptions { scope: call.scope(&options), limit: options.limit, ..CacheOptions::default() };
-    match (&token, options.resource_version, options.version_match) {
-        (Some(token), ..) => {
-            wanted.start = Some(format!("{}{}", cache.prefix(), token.start));
-            match token.revision {
-                Some(revision) => wanted.exact = Some(revision),
-                None => wanted.at_least = call.api.0.storage.revision().await?,
-            }
-        }
-        (None, Some(version), Some(Match::Exact)) => wanted.exact = Some(version),
-        // Before `resourceVersionMatch` there was only this: with a limit, exactly; without, at least.
-        (None, Some(version), None) if version > 0 && options.limit > 0 => wanted.exact = Some(version),
-        (None, Some(version), _) => wanted.at_least = version,
-        (None, None, _) => wanted.at_least = call.api.0.storage.revision().await?,
-    }
-    let everything = options.labels.is_everything() && options.fields.is_everything();
-    let found = if everything {
-        cache.list(&wanted).await
-    } else {
-        cache.list_matching(&wanted, |object| selects(&options, object)).await
-    };
-    let list = found.map_err(|error| match (error, &token) {
-        (Error::Compacted { .. }, Some(token)) => {
-            let inconsistent = Continue { revision: None, start: token.start.clone() };
-            status::expired(TOO_OLD).with_continue(inconsistent.encode())
-        }
-        (error, _) => error.into(),
-    })?;
-    // Pages that follow are read at the revision of the first.
-    let next = list
-        .next
-        .as_deref()
-        .and_then(|key| key.strip_prefix(cache.prefix()))
-        .map(|start| Continue { revision: Some(list.revision), start: start.to_owned() }.encode());
-    let mut metadata = json!({"resourceVersion": list.revision.to_string()});
-    if let Some(next) = next {
-        metadata["continue"] = json!(next);
-        if everything && let Some(remaining) = list.remaining {
-            metadata["remainingItemCount"] = json!(remaining);
-        }
-    }
+    let (list, metadata) = find(call, &options).await?;
     if output == Output::JSON && list.objects.iter().all(|object| convert::are_served(&call.kind, object.bytes())) {
         return Ok(joined(call, &metadata, list.objects.iter().map(|object| object.bytes())));
     }
@@ -101,6 +59,54 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
         }),
     };
     respond::plain(output, StatusCode::OK, &body)
+}
+
+/// The objects that a list's options ask for, and the list's metadata.
+pub(super) async fn find(call: &Call, options: &ListOptions) -> Result<(List, Value), Status> {
+    let cache = call.api.0.storage.cache(&call.kind)?;
+    let token = options.continue_token.as_deref().map(Continue::decode).transpose()?;
+    let mut wanted = CacheOptions { scope: call.scope(options), limit: options.limit, ..CacheOptions::default() };
+    match (&token, options.resource_version, options.version_match) {
+        (Some(token), ..) => {
+            wanted.start = Some(format!("{}{}", cache.prefix(), token.start));
+            match token.revision {
+                Some(revision) => wanted.exact = Some(revision),
+                None => wanted.at_least = call.api.0.storage.revision().await?,
+            }
+        }
+        (None, Some(version), Some(Match::Exact)) => wanted.exact = Some(version),
+        // Before `resourceVersionMatch` there was only this: with a limit, exactly; without, at least.
+        (None, Some(version), None) if version > 0 && options.limit > 0 => wanted.exact = Some(version),
+        (None, Some(version), _) => wanted.at_least = version,
+        (None, None, _) => wanted.at_least = call.api.0.storage.revision().await?,
+    }
+    let everything = options.labels.is_everything() && options.fields.is_everything();
+    let found = if everything {
+        cache.list(&wanted).await
+    } else {
+        cache.list_matching(&wanted, |object| selects(options, object)).await
+    };
+    let list = found.map_err(|error| match (error, &token) {
+        (Error::Compacted { .. }, Some(token)) => {
+            let inconsistent = Continue { revision: None, start: token.start.clone() };
+            status::expired(TOO_OLD).with_continue(inconsistent.encode())
+        }
+        (error, _) => error.into(),
+    })?;
+    // Pages that follow are read at the revision of the first.
+    let next = list
+        .next
+        .as_deref()
+        .and_then(|key| key.strip_prefix(cache.prefix()))
+        .map(|start| Continue { revision: Some(list.revision), start: start.to_owned() }.encode());
+    let mut metadata = json!({"resourceVersion": list.revision.to_string()});
+    if let Some(next) = next {
+        metadata["continue"] = json!(next);
+        if everything && let Some(remaining) = list.remaining {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
+    }
+    Ok((list, metadata))
 }
 
 /// A list whose items are the stored bytes themselves.

@@ -23,7 +23,7 @@ use crate::{
 /// PATCH of an object or of a part of it.
 pub(crate) async fn patch(call: &Call, part: Part) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let patch = Patch::read(call)?;
     if patch.kind == PatchType::Apply {
         return apply(call, part, &options, patch.configuration(call, options.field_validation)?).await;

@@ -85,7 +85,7 @@ pub(crate) struct Change {
 /// PUT.
 pub(crate) async fn put(call: &Call, part: Part) -> Result<Response, Status> {
     let output = call.output(Offer::Transformable)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let object = body::object(call, options.field_validation)?;
     let mut placed = object;
     object_meta::place(&call.kind, &mut placed, &call.info.namespace, &call.info.name)?;

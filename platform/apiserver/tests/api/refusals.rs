@@ -3,7 +3,7 @@
 use crate::common::{Server, read};
 use http::Method;
 use pharos_apiserver::authn::UserInfo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -350,4 +350,54 @@ async fn upgrades_are_counted() {
         has("verb", "CONNECT") && has("subresource", "exec") && has("code", "403")
     });
     assert!(counted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_are_refused_by_the_verbs_own_names() {
+    let server = Server::start().await;
+    let (maps, map) = ("/api/v1/namespaces/default/configmaps", "/api/v1/namespaces/default/configmaps/a");
+    let object = json!({"metadata": {"name": "a"}});
+    server.create(maps, object.clone()).await;
+    for (answer, kind) in [
+        (server.post(&format!("{maps}?dryRun=x"), &object).await, "CreateOptions"),
+        (server.put(&format!("{map}?fieldValidation=x"), &object).await, "UpdateOptions"),
+        (server.merge(&format!("{map}?dryRun=x"), &object).await, "PatchOptions"),
+        (server.delete(&format!("{map}?dryRun=x")).await, "DeleteOptions"),
+    ] {
+        assert_eq!((answer.code.as_u16(), answer.body["details"]["kind"].as_str()), (422, Some(kind)), "{}", answer.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deprecated_kinds_are_told() {
+    let server = Server::start().await;
+    let warning = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    for path in ["/api/v1/endpoints", "/api/v1/namespaces/default/endpoints/none"] {
+        assert_eq!(server.get(path).await.headers["warning"], warning, "{path}");
+    }
+    assert!(server.get("/api/v1/services").await.headers.get("warning").is_none());
+    let cidr = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.99.0.0/24"]}});
+    let answer = server.post("/apis/networking.k8s.io/v1/servicecidrs", &cidr).await;
+    let warning = answer.headers["warning"].to_str().unwrap();
+    assert!(answer.code == 201 && warning.contains("servicecidrs are stored but have no effect"), "{warning} {}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_is_deleted_by_pages() {
+    let server = Server::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        server.create(maps, json!({"metadata": {"name": name}})).await;
+    }
+    let first = server.delete(&format!("{maps}?limit=2")).await;
+    assert_eq!((first.code.as_u16(), first.body["items"].as_array().map(Vec::len)), (200, Some(2)), "{}", first.text);
+    let token = first.body["metadata"]["continue"].as_str().unwrap();
+    let names = |list: &Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let left = server.get(maps).await.body;
+    assert!(names(&left).contains(&"c".to_owned()) && !names(&left).contains(&"a".to_owned()), "{left}");
+    let rest = server.delete(&format!("{maps}?continue={token}")).await;
+    assert_eq!(rest.code, 200, "{}", rest.text);
+    assert!(!names(&server.get(maps).await.body).contains(&"c".to_owned()));
 }

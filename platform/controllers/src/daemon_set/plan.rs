@@ -5,9 +5,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
+use pharos_client::{selects_node, tolerates};
 
 use super::*;
-use crate::{deployment::scaled, taint_eviction::tolerates};
+use crate::deployment::scaled;
 
 const FIELD: &str = "metadata.name";
 
@@ -98,41 +99,13 @@ pub(super) fn for_node(mut pod: Pod, node: &str) -> Pod {
     pod
 }
 
-fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let name = BTreeMap::from([(FIELD.to_owned(), owners::name(node).to_owned())]);
-    let holds = |requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>| {
-        let value = labels.get(&requirement.key);
-        let values = requirement.values.as_deref().unwrap_or_default();
-        let number = |text: Option<&String>| text.and_then(|text| text.parse::<i64>().ok());
-        match requirement.operator.as_str() {
-            "In" => value.is_some_and(|value| values.contains(value)),
-            "NotIn" => value.is_none_or(|value| !values.contains(value)),
-            "Exists" => value.is_some(),
-            "DoesNotExist" => value.is_none(),
-            "Gt" => number(value).zip(number(values.first())).is_some_and(|(is, bound)| is > bound),
-            "Lt" => number(value).zip(number(values.first())).is_some_and(|(is, bound)| is < bound),
-            _ => false,
-        }
-    };
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|r| holds(r, owners::labels(node)))
-        && fields.iter().all(|r| holds(r, &name))
-}
-
 /// Whether a node is to run a pod, and whether one that runs there may stay.
 pub(super) fn suits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     let spec = template.spec.clone().unwrap_or_default();
     if spec.node_name.as_ref().is_some_and(|name| !name.is_empty() && name != owners::name(node)) {
         return (false, false);
     }
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| owners::labels(node).get(key) == Some(value));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref());
-    if !selected || required.is_some_and(|r| !r.node_selector_terms.iter().any(|term| term_matches(term, node))) {
+    if !selects_node(&spec, node) {
         return (false, false);
     }
     let tolerations = spec.tolerations.unwrap_or_default();

@@ -15,7 +15,7 @@ use crate::{
     Shared,
     exposition::series_text,
     labels::{Labels, Matcher, Sym},
-    promql::{Answer, QueryError, Times, Value, number::json_float, plan},
+    promql::{Answer, QueryError, Stats, Times, Value, number::json_float, plan},
     scrape::{Health, Target},
     tsdb::{Series, Tsdb, is_stale},
 };
@@ -277,8 +277,38 @@ impl Reply {
     }
 }
 
-fn answered(answer: &Answer) -> Reply {
-    Reply::success_with(&json::value(&answer.value), &answer.warnings, &answer.infos)
+/// An answer as it is sent; with what it took if `stats` asks for that, by steps too if it is `all`.
+fn answered(answer: &Answer, stats: &str) -> Reply {
+    let mut data = json::value(&answer.value);
+    if !stats.is_empty() && data.ends_with('}') {
+        data.pop();
+        data.push_str(&format!(",\"stats\":{}}}", stats_json(&answer.stats, stats == "all")));
+    }
+    Reply::success_with(&data, &answer.warnings, &answer.infos)
+}
+
+/// As upstream's `stats.QueryStats`. What is sorted is sorted while it is evaluated.
+fn stats_json(stats: &Stats, by_step: bool) -> Json {
+    let [queued, prepared, evaluated] = [stats.queued, stats.prepared, stats.evaluated].map(|time| time.as_secs_f64());
+    let mut samples = json!({
+        "totalQueryableSamples": stats.samples.iter().map(|(_, count)| count).sum::<u64>(),
+        "peakSamples": stats.peak_samples,
+    });
+    if by_step {
+        let seconds = |t: i64| if t % 1000 == 0 { json!(t / 1000) } else { json!(t as f64 / 1000.0) };
+        samples["totalQueryableSamplesPerStep"] = stats.samples.iter().map(|(t, count)| json!([seconds(*t), count])).collect();
+    }
+    json!({
+        "timings": {
+            "evalTotalTime": prepared + evaluated,
+            "resultSortTime": 0.0,
+            "queryPreparationTime": prepared,
+            "innerEvalTime": evaluated,
+            "execQueueTime": queued,
+            "execTotalTime": queued + prepared + evaluated,
+        },
+        "samples": samples,
+    })
 }
 
 /// Cuts a list of series to a limit, and says so.
@@ -303,7 +333,7 @@ async fn query(engine: &crate::promql::Engine, params: &Params, now: i64) -> Res
     let (limit, t, timeout) = (params.limit()?, params.time("time", now)?, params.timeout()?);
     let mut answer = engine.query(params.get("query"), Times::Instant(t), timeout, params.lookback_delta()?).await?;
     answer.warnings.extend(limited(&mut answer.value, limit));
-    Ok(answered(&answer))
+    Ok(answered(&answer, params.get("stats")))
 }
 
 async fn query_range(engine: &crate::promql::Engine, params: &Params) -> Result<Reply, Failure> {
@@ -329,7 +359,7 @@ async fn query_range(engine: &crate::promql::Engine, params: &Params) -> Result<
     let (timeout, lookback) = (params.timeout()?, params.lookback_delta()?);
     let mut answer = engine.query(params.get("query"), Times::Range { start, end, step }, timeout, lookback).await?;
     answer.warnings.extend(limited(&mut answer.value, limit));
-    Ok(answered(&answer))
+    Ok(answered(&answer, params.get("stats")))
 }
 
 /// Nothing stores exemplars: the list is empty, the request is checked all the same.
@@ -434,7 +464,10 @@ impl ListingRequest {
 
     fn federate(&self, db: &Tsdb) -> Reply {
         let (mut text, mut family, mut samples) = (String::new(), String::new(), Vec::new());
-        for series in self.series(db) {
+        let mut found = self.series(db);
+        // A family in one piece, whatever its labels sort like.
+        found.sort_by(|a, b| a.labels().name().cmp(b.labels().name()));
+        for series in found {
             samples.clear();
             series.read(self.start, self.end, &mut samples);
             let Some(last) = samples.last().filter(|s| !is_stale(s.v)) else { continue };
@@ -443,7 +476,18 @@ impl ListingRequest {
                 text.push_str(&format!("# TYPE {name} untyped\n"));
                 name.clone_into(&mut family);
             }
-            text.push_str(&format!("{} {} {}\n", series_text(series.labels()), json_float(last.v), last.t));
+            let mut shown = series_text(series.labels());
+            // As upstream: whoever scrapes this must not take it for metrics of this server.
+            if series.labels().get("instance").is_empty() {
+                if shown.ends_with('}') {
+                    shown.pop();
+                    shown.push(',');
+                } else {
+                    shown.push('{');
+                }
+                shown.push_str("instance=\"\"}");
+            }
+            text.push_str(&format!("{shown} {} {}\n", json_float(last.v), last.t));
         }
         let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
         Reply { status: StatusCode::OK, content_type, allow: None, body: text.into() }

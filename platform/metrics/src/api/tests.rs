@@ -88,6 +88,56 @@ async fn values_have_upstreams_shape() {
 }
 
 #[tokio::test]
+async fn stats_are_told() {
+    let stats = async |query: &str| {
+        let (status, text) = ask("GET", query, "").await;
+        let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(status, 200, "{text}");
+        body["data"]["stats"].clone()
+    };
+    let range = "/api/v1/query_range?query=up%7Bjob%3D%22a%22%7D&start=0&end=30&step=30s";
+    assert!(stats(range).await.is_null());
+    let some = stats(&format!("{range}&stats=true")).await;
+    assert_eq!(some["samples"]["totalQueryableSamples"], 2, "{some}");
+    assert!(some["samples"].get("totalQueryableSamplesPerStep").is_none() && some["timings"]["execTotalTime"].is_f64(), "{some}");
+    let all = stats(&format!("{range}&stats=all")).await;
+    assert_eq!(all["samples"]["totalQueryableSamplesPerStep"], serde_json::json!([[0, 1], [30, 1]]), "{all}");
+    // Windows count whole, subqueries by what they give.
+    let window = stats("/api/v1/query?query=sum_over_time(x_total%5B60s%5D)&time=60&stats=all").await;
+    assert_eq!(window["samples"]["totalQueryableSamplesPerStep"], serde_json::json!([[60, 4]]), "{window}");
+    let nested = stats("/api/v1/query?query=sum_over_time(x_total%5B60s:30s%5D)&time=60&stats=all").await;
+    assert_eq!(nested["samples"]["totalQueryableSamplesPerStep"], serde_json::json!([[60, 2]]), "{nested}");
+}
+
+#[tokio::test]
+async fn federation() {
+    let now = jiff::Timestamp::now().as_millisecond() - 1000;
+    let db = Tsdb::in_memory();
+    for (labels, value) in [
+        (&[("__name__", "up"), ("job", "a")][..], 1.0),
+        (&[("Zone", "z"), ("__name__", "up")], 0.5),
+        (&[("Zone", "z"), ("__name__", "x_total"), ("instance", "i")], 2.0),
+        (&[("__name__", "gone")], f64::from_bits(0x7ff0_0000_0000_0002)),
+    ] {
+        let (id, _) = db.series(&Labels::from_pairs(labels.iter().copied()));
+        db.append(&[(id, Sample { t: now, v: value })]);
+    }
+    let shared = Shared::new(Config::default(), Sources::default(), OwnMetrics::new(&Registry::new()).unwrap());
+    shared.serve(Arc::new(db));
+    let uri = "/federate?match[]=up&match[]=%7B__name__%3D~%22x.*%7Cgone%7Cup%22%7D";
+    let request = Request::builder().uri(uri).body(Bytes::new()).unwrap();
+    let response = MetricsHandler { shared }.handle(request).await;
+    let text = String::from_utf8(response.body().to_vec()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("# TYPE")).count(), 2, "{text}");
+    let told = |line: &str| lines.contains(&format!("{line} {now}").as_str());
+    assert!(told(r#"up{job="a",instance=""} 1"#), "{text}");
+    assert!(told(r#"up{Zone="z",instance=""} 0.5"#), "{text}");
+    assert!(told(r#"x_total{Zone="z",instance="i"} 2"#), "{text}");
+}
+
+#[tokio::test]
 async fn mistakes_are_named() {
     let resolution =
         "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)";

@@ -47,7 +47,12 @@ pub(super) struct Evaluator<'a> {
     query_end: i64,
     deadline: Instant,
     held: usize,
+    /// The most that was held at once.
+    peak: usize,
     loaded: usize,
+    /// Samples that each step of the query looked at; those of a subquery's own steps are none of them, as upstream.
+    per_step: Vec<u64>,
+    subqueries: u32,
     pub(super) notes: Notes,
 }
 
@@ -100,7 +105,32 @@ pub(super) fn map(values: &mut [f64], f: impl Fn(usize, f64) -> f64) {
 
 impl<'a> Evaluator<'a> {
     pub(super) fn new(db: &'a Tsdb, limits: &'a Limits, query_start: i64, query_end: i64, deadline: Instant) -> Self {
-        Self { db, limits, query_start, query_end, deadline, held: 0, loaded: 0, notes: Notes::default() }
+        Self {
+            db,
+            limits,
+            query_start,
+            query_end,
+            deadline,
+            held: 0,
+            peak: 0,
+            loaded: 0,
+            per_step: Vec::new(),
+            subqueries: 0,
+            notes: Notes::default(),
+        }
+    }
+
+    /// Samples looked at by each step, and the most that were held at once.
+    pub(super) fn counts(&mut self) -> (Vec<u64>, u64) {
+        (std::mem::take(&mut self.per_step), self.peak as u64)
+    }
+
+    fn count(&mut self, step: usize, samples: usize) {
+        if self.subqueries == 0
+            && let Some(count) = self.per_step.get_mut(step)
+        {
+            *count += samples as u64;
+        }
     }
 
     pub(super) fn loaded(&self) -> usize {
@@ -113,6 +143,7 @@ impl<'a> Evaluator<'a> {
 
     /// The whole query's answer.
     pub(super) fn answer(&mut self, node: &Node, grid: &Grid, instant: bool) -> Result<Answer> {
+        self.per_step = vec![0; grid.len];
         if instant && matches!(node, Node::Range(..) | Node::Subquery(_)) {
             let mut series = Vec::new();
             self.windows(node, grid, &mut |_, labels, window| {
@@ -133,6 +164,7 @@ impl<'a> Evaluator<'a> {
     /// Says that so many samples are held more, and that there is still time.
     pub(super) fn hold(&mut self, samples: usize) -> Result<()> {
         self.held += samples;
+        self.peak = self.peak.max(self.held);
         if self.held > self.limits.max_samples {
             return failed("query processing would load too many samples into memory in query execution");
         }
@@ -208,13 +240,15 @@ impl<'a> Evaluator<'a> {
             self.loaded += samples.len();
             let mut values = Vec::with_capacity(grid.len);
             let mut next = 0;
-            for t in grid.times().map(|t| self.at(selector.shift, t)) {
+            for i in 0..grid.len {
+                let t = self.at(selector.shift, grid.t(i));
                 while next < samples.len() && samples[next].t <= t {
                     next += 1;
                 }
                 // With `@` all steps look at one time; without, times only rise.
                 let found =
                     next.checked_sub(1).map(|i| samples[i]).filter(|s| s.t > t - self.limits.lookback_ms && !is_stale(s.v));
+                self.count(i, usize::from(found.is_some()));
                 values.push(match found {
                     None => stale(),
                     Some(s) if times => s.t as f64 / 1000.0,
@@ -273,7 +307,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn slide(
-        &self,
+        &mut self,
         labels: &Labels,
         samples: &[Sample],
         range: i64,
@@ -291,6 +325,7 @@ impl<'a> Evaluator<'a> {
             while from < to && samples[from].t <= end - range {
                 from += 1;
             }
+            self.count(i, to - from);
             f(i, labels, &Window { samples: &samples[from..to], start: end - range, end, range, step_t: grid.t(i) })?;
         }
         Ok(())
@@ -309,7 +344,10 @@ impl<'a> Evaluator<'a> {
             return Ok((inner, Vec::new()));
         }
         self.hold(inner.len)?;
-        let rows = match self.eval(&sub.expr, &inner)? {
+        self.subqueries += 1;
+        let value = self.eval(&sub.expr, &inner);
+        self.subqueries -= 1;
+        let rows = match value? {
             Value::Vector(rows) => rows,
             Value::Scalar(values) => vec![Row { labels: Labels::default(), values }],
             Value::Text(_) => return failed("a subquery of a string has no values"),

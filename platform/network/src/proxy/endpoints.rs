@@ -1,6 +1,9 @@
 //! Which endpoints a Service's traffic may go to. Pure. Follows kube-proxy's `pkg/proxy/topology.go`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -42,11 +45,7 @@ pub(super) fn endpoints(
     here: &Here,
 ) -> Vec<Endpoint> {
     let mut found: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
-    let address_type = match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    };
-    for slice in slices.iter().map(AsRef::as_ref).filter(|s| s.address_type == address_type) {
+    for slice in slices.iter().map(AsRef::as_ref).filter(|s| s.address_type == address_type(family)) {
         let port =
             slice.ports.iter().flatten().find(|p| {
                 p.name.as_deref().unwrap_or_default() == port_name && p.protocol.as_deref().unwrap_or("TCP") == protocol
@@ -90,6 +89,27 @@ pub(super) fn choose(all: &[Endpoint], here: &Here) -> Chosen {
             all.iter().filter(|e| e.local && e.ready).cloned().collect(),
             all.iter().filter(|e| e.local && e.serving && e.terminating).cloned().collect(),
         ]),
+    }
+}
+
+/// How many addresses of ready endpoints are here, whatever their ports (`LocalReadyEndpoints`).
+pub(super) fn local_ready(slices: &[impl AsRef<EndpointSlice>], family: Family, here: &Here) -> usize {
+    let mut found: BTreeSet<IpAddr> = BTreeSet::new();
+    for slice in slices.iter().map(AsRef::as_ref).filter(|s| s.address_type == address_type(family)) {
+        for endpoint in slice.endpoints.iter().flatten() {
+            let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+            if ready && endpoint.node_name.as_deref() == Some(&here.node) {
+                found.extend(endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok()));
+            }
+        }
+    }
+    found.len()
+}
+
+fn address_type(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
     }
 }
 

@@ -1,5 +1,5 @@
 use pharos_telemetry::Register as _;
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 /// Metric handles. Names, help and buckets follow kube-proxy's `pkg/proxy/metrics`.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ pub(super) struct Metrics {
     pub(super) failures: IntCounter,
     pub(super) no_local_endpoints: IntGaugeVec,
     pub(super) conntrack_deleted: IntCounter,
+    pub(super) healthz: IntCounterVec,
+    pub(super) livez: IntCounterVec,
 }
 
 impl Metrics {
@@ -33,7 +35,11 @@ impl Metrics {
             "Number of services with a Local traffic policy and no endpoints",
             &["traffic_policy"],
         )?;
+        let healthz = registry.counters("kubeproxy_proxy_healthz_total", "Cumulative proxy healthz HTTP status", &["code"])?;
+        let livez = registry.counters("kubeproxy_proxy_livez_total", "Cumulative proxy livez HTTP status", &["code"])?;
         Ok(Self {
+            healthz,
+            livez,
             sync_duration: registry.histogram(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
                 "SyncProxyRules latency in seconds",

@@ -28,8 +28,18 @@ pub(super) struct Fragment {
     pub(super) v4: Rules,
     pub(super) v6: Rules,
     pub(super) udp: BTreeMap<UdpFront, BTreeSet<(IpAddr, u16)>>,
+    /// What load balancers may ask.
+    pub(super) check: Option<HealthCheck>,
     /// Ports that have no endpoint on this node although a policy `Local` asks for one: internal, external.
     pub(super) without_local: (i64, i64),
+}
+
+/// A Service's `healthCheckNodePort`, and how many ready endpoints of it are on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HealthCheck {
+    pub(super) port: u16,
+    pub(super) v4: usize,
+    pub(super) v6: usize,
 }
 
 /// Where UDP clients send to.
@@ -74,6 +84,10 @@ pub(super) fn fragment(service: &Service, slices: &[impl AsRef<EndpointSlice>], 
     if !is_ours(service) {
         return fragment;
     }
+    fragment.check = health_check_port(service).map(|port| {
+        let count = |family| endpoints::local_ready(slices, family, here);
+        HealthCheck { port, v4: count(Family::V4), v6: count(Family::V6) }
+    });
     for family in Family::BOTH {
         for service_port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()) {
             let Some(port) = Port::new(service, service_port, family, config) else { continue };
@@ -84,6 +98,13 @@ pub(super) fn fragment(service: &Service, slices: &[impl AsRef<EndpointSlice>], 
         }
     }
     fragment
+}
+
+/// Where load balancers ask for a Service: only they have use for it, and only where endpoints elsewhere do not count.
+fn health_check_port(service: &Service) -> Option<u16> {
+    let spec = service.spec.as_ref()?;
+    let asked = spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
+    spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| asked && *port != 0)
 }
 
 // === impl Fragment ===

@@ -1,6 +1,11 @@
 //! The proxy's nftables tables as data, and the transaction that leads from one state to the next. Pure.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use crate::cidr::Cidr;
 
 /// An address family and its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,8 +120,8 @@ impl Rules {
 
 /// The transaction that replaces a family's table by an empty one with the chains that all Services share.
 ///
-/// Chains and hooks follow kube-proxy (`pkg/proxy/nftables`).
-pub(super) fn base(family: Family) -> String {
+/// Chains and hooks follow kube-proxy (`pkg/proxy/nftables`). Node ports are at the node's addresses in `places`.
+pub(super) fn base(family: Family, places: &[Cidr]) -> String {
     let (table, ip) = (family.table(), family.ip());
     let loopback = match family {
         Family::V4 => "127.0.0.0/8",
@@ -127,7 +132,26 @@ pub(super) fn base(family: Family) -> String {
         let _ = writeln!(script, "{}", map.declaration(family));
     }
     let service = format!("{ip} daddr . meta l4proto . th dport vmap");
-    let node_port = format!("fib daddr type local {ip} daddr != {loopback} meta l4proto . th dport vmap");
+    let places: Vec<&Cidr> = places.iter().filter(|range| range.is_ipv4() == (family == Family::V4)).collect();
+    let within = match places.as_slice() {
+        [] => None,
+        places if places.iter().any(|range| range.prefix == 0) => Some(String::new()),
+        places => {
+            let texts: BTreeSet<String> = places
+                .iter()
+                // An anonymous set must not overlap.
+                .filter(|r| !places.iter().any(|wider| wider.prefix < r.prefix && wider.contains(r.network())))
+                .map(|range| Cidr { address: range.network(), prefix: range.prefix }.to_string())
+                .collect();
+            Some(format!("{ip} daddr {{ {} }} ", texts.into_iter().collect::<Vec<_>>().join(", ")))
+        }
+    };
+    let with_node_ports = |first: String, map: &str| {
+        let node_ports = within
+            .as_ref()
+            .map(|within| format!("fib daddr type local {ip} daddr != {loopback} {within}meta l4proto . th dport vmap @{map}"));
+        [first].into_iter().chain(node_ports).collect::<Vec<String>>()
+    };
     // Chains that are jumped to.
     let plain: [(&str, Vec<String>); 7] = [
         ("mark-for-masquerade", vec!["meta mark set meta mark or 0x4000".into()]),
@@ -140,8 +164,8 @@ pub(super) fn base(family: Family) -> String {
             ],
         ),
         ("reject-chain", vec!["reject".into()]),
-        ("services", vec![format!("{service} @service-ips"), format!("{node_port} @service-nodeports")]),
-        ("endpoints-check", vec![format!("{service} @no-endpoint-services"), format!("{node_port} @no-endpoint-nodeports")]),
+        ("services", with_node_ports(format!("{service} @service-ips"), "service-nodeports")),
+        ("endpoints-check", with_node_ports(format!("{service} @no-endpoint-services"), "no-endpoint-nodeports")),
         ("firewall-check", vec![format!("{service} @firewall-ips")]),
         ("cluster-ips-check", vec![format!("{ip} daddr @cluster-ips reject")]),
     ];
@@ -282,6 +306,29 @@ mod tests {
                 "delete set a",
             ],
         );
+    }
+
+    #[test]
+    fn node_ports_are_at_some_addresses() {
+        let rule = |places: &[&str], family: Family| {
+            let places: Vec<Cidr> = places.iter().map(|place| place.parse().unwrap()).collect();
+            let script = base(family, &places);
+            let line = script.lines().find(|line| line.contains("@service-nodeports")).map(str::to_owned);
+            line.map(|line| line.split_once("daddr != ").unwrap().1.to_owned())
+        };
+        for (places, v4, v6) in [
+            (&[][..], None, None),
+            (&["192.168.7.2/32"][..], Some("127.0.0.0/8 ip daddr { 192.168.7.2/32 }"), None),
+            (
+                &["10.0.0.0/8", "10.1.0.0/16", "fd00::1/128"],
+                Some("127.0.0.0/8 ip daddr { 10.0.0.0/8 }"),
+                Some("::1 ip6 daddr { fd00::1/128 }"),
+            ),
+            (&["0.0.0.0/0", "10.0.0.0/8"], Some("127.0.0.0/8"), None),
+        ] {
+            let line = |text: &str| format!("{text} meta l4proto . th dport vmap @service-nodeports");
+            assert_eq!((rule(places, Family::V4), rule(places, Family::V6)), (v4.map(line), v6.map(line)), "{places:?}");
+        }
     }
 
     #[test]

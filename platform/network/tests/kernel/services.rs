@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeSet,
-    io::ErrorKind,
+    io::{ErrorKind, Read as _, Write as _},
     net::UdpSocket,
     path::{Path, PathBuf},
     time::Duration,
@@ -104,6 +104,8 @@ fn services_lead_to_their_endpoints() {
     assert_eq!(answers(&scene.outside, "192.168.7.2:30080"), set(&[format!("b {GATEWAY}"), format!("c {GATEWAY}")]));
     assert_eq!(answers(&scene.node, "192.168.7.2:30080").len(), 2);
     assert_eq!(answers(&scene.client, "192.168.7.2:30080").len(), 2);
+    // Not at addresses that are none of the Node's own.
+    assert_eq!(tcp(&scene.client, &format!("{GATEWAY}:30080")).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     output(&scene.outside, "ip", &["route", "add", "192.168.7.9", "via", "192.168.7.2"]);
     assert_eq!(answers(&scene.outside, "192.168.7.9:80").len(), 2);
     // A port that the Service does not have is refused at once.
@@ -234,4 +236,35 @@ fn another_proxys_service_is_left_alone_and_an_address_has_one_owner() {
     scene.api.delete(SERVICES, "web");
     scene.wait("10.43.0.7", false);
     assert_eq!(tcp(&scene.client, "192.168.7.9:80").unwrap(), format!("c {GATEWAY}"));
+}
+
+#[test]
+fn load_balancers_are_answered() {
+    let Some(scene) = scene() else { return };
+    let ports = json!([{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080}]);
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31080, "ports": ports});
+    scene.api.put(SERVICES, service(spec));
+    scene.api.put(SLICES, slice("web-4", "IPv4", &[(B, "n1"), (C, "n1"), ("10.42.6.9", "n2")]));
+    let _proxy = scene.proxy();
+    let ask = |address: &str| inside(&scene.outside, || http(address));
+    eventually("two endpoints", || {
+        ask("192.168.7.2:31080").is_some_and(|a| a.contains("200 OK") && a.contains("\"localEndpoints\": 2"))
+    });
+    scene.api.put(SLICES, slice("web-4", "IPv4", &[("10.42.6.9", "n2")]));
+    eventually("no endpoint here", || {
+        ask("192.168.7.2:31080").is_some_and(|a| a.contains("503 ") && a.contains("\"localEndpoints\": 0"))
+    });
+    assert!(ask("192.168.7.2:10256").is_some_and(|a| a.contains("404 ")), "only paths that are asked");
+    // The node's other addresses do not answer.
+    assert!(inside(&scene.client, || http(&format!("{GATEWAY}:31080"))).is_none());
+}
+
+/// What is answered to `GET /`.
+fn http(address: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: lb\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
 }

@@ -18,6 +18,7 @@ use pharos_runtime::types::{ContainerFilter, ContainerState, FilesystemUsage};
 use crate::{
     core::Core,
     kubelet::Workers,
+    machine::disk_usage,
     names,
     pod_status::Failure,
     quantity::{canonical, value_of},
@@ -121,15 +122,15 @@ async fn measure(core: &Core, pod: &Pod, limits: &Limits) -> Usage {
     let measured = tokio::task::spawn_blocking(move || {
         let mut usage = Usage::default();
         for (name, path) in dirs {
-            let bytes = disk_usage(&path);
+            let bytes = disk_usage(&path).bytes;
             usage.pod += bytes;
             usage.volumes.insert(name, bytes);
         }
         if whole {
-            usage.pod += disk_usage(&dir.join("etc-hosts"));
+            usage.pod += disk_usage(&dir.join("etc-hosts")).bytes;
         }
         for (name, layer) in layers {
-            let log = disk_usage(&logs.join(&name));
+            let log = disk_usage(&logs.join(&name)).bytes;
             usage.pod += log + layer.used_bytes;
             // Upstream counts no layer against its container when layers have a file system of their own.
             let apart = device(&layer.mountpoint).is_some_and(|device_| Some(device_) != device(&root));
@@ -159,27 +160,6 @@ async fn layers(core: &Core, uid: &str) -> Vec<(String, FilesystemUsage)> {
 
 fn device(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|metadata| metadata.dev())
-}
-
-/// Bytes on disk of a file or tree, as `du -x` counts: a file of several names once, other file systems not at all. Blocking.
-fn disk_usage(path: &Path) -> u64 {
-    let Ok(top) = fs::symlink_metadata(path) else { return 0 };
-    let mut total = 0;
-    let mut linked = BTreeSet::new();
-    let mut todo = vec![path.to_owned()];
-    while let Some(path) = todo.pop() {
-        // It may be gone meanwhile.
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-        let again = !metadata.is_dir() && metadata.nlink() > 1 && !linked.insert(metadata.ino());
-        if again || metadata.dev() != top.dev() {
-            continue;
-        }
-        total += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            todo.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
-        }
-    }
-    total
 }
 
 // === impl Limits ===
@@ -347,9 +327,9 @@ mod tests {
         std::os::unix::fs::symlink("/proc", dir.join("elsewhere")).unwrap();
         let sparse = fs::File::create(dir.join("sparse")).unwrap();
         sparse.set_len(1 << 30).unwrap();
-        let used = disk_usage(&dir);
+        let used = disk_usage(&dir).bytes;
         assert!((1 << 20..2 << 20).contains(&used), "{used}");
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(disk_usage(&dir), 0);
+        assert_eq!(disk_usage(&dir).bytes, 0);
     }
 }

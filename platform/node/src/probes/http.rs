@@ -1,6 +1,9 @@
 //! HTTP, for probes and lifecycle hooks (`pkg/probe/http`): certificates aren't checked, redirects to the same host are followed.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
@@ -138,12 +141,24 @@ async fn once(get: &Get) -> Result<Answer, String> {
         .map_err(|error| format!("dial tcp {}: connect: {}", get.authority(), plain(&error)))?;
     if get.tls {
         let name = ServerName::try_from(get.host.clone()).map_err(|error| error.to_string())?;
-        let tls = pharos_transport::pki::client_config_without_verification(None).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|error| plain(&error))?;
+        let stream =
+            tokio_rustls::TlsConnector::from(tls_config()?).connect(name, stream).await.map_err(|error| plain(&error))?;
         exchange(get, TokioIo::new(stream)).await
     } else {
         exchange(get, TokioIo::new(stream)).await
     }
+}
+
+/// How TLS is spoken to every container: making it takes longer than most probes. It keeps no sessions, as upstream's probes
+/// begin anew each time.
+fn tls_config() -> Result<Arc<rustls::ClientConfig>, String> {
+    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let mut config = pharos_transport::pki::client_config_without_verification(None).map_err(|error| error.to_string())?;
+    Arc::make_mut(&mut config).resumption = rustls::client::Resumption::disabled();
+    Ok(CONFIG.get_or_init(|| config).clone())
 }
 
 async fn exchange<I>(get: &Get, io: I) -> Result<Answer, String>
@@ -222,6 +237,38 @@ mod tests {
             answer("HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 0\r\n\r\n").await,
             Outcome::Warning(_)
         ));
+    }
+
+    #[tokio::test]
+    async fn https_with_a_certificate_that_nobody_vouches_for() {
+        let certificate = rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let action = serde_json::from_value(json!({"port": port, "scheme": "HTTPS"})).unwrap();
+        let get = Get::new(&action, "127.0.0.1", &[], "kube-probe/1.37").unwrap();
+        for (text, expected) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Outcome::Success),
+            ("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n", Outcome::Failure("HTTP probe failed with statuscode: 503".into())),
+        ] {
+            let serve = async {
+                let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut head = [0; 1024];
+                let read = stream.read(&mut head).await.unwrap();
+                assert!(head[..read].starts_with(b"GET / HTTP/1.1\r\n"));
+                stream.write_all(text.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            assert_eq!(tokio::join!(probe(&get, Duration::from_secs(5)), serve).0, expected);
+        }
+        assert!(Arc::ptr_eq(&tls_config().unwrap(), &tls_config().unwrap()), "made once");
     }
 
     #[test]

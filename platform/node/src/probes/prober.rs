@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Kind, Outcome, Thresholds, grpc, http, state::State};
-use crate::{actions::Health, core::Core};
+use crate::{actions::Health, core::Core, metrics::Metrics};
 
 /// A probe that can't be asked is tried so often before it counts as unknown.
 const TRIES: usize = 3;
@@ -175,8 +175,9 @@ impl Asker {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            let asked = tokio::time::Instant::now();
             let outcome = self.ask(timeout).await;
-            self.tell(&outcome);
+            self.tell(&outcome, asked.elapsed());
             let Some(verdict) = self.state.observe(&outcome) else { continue };
             self.verdicts.lock().insert(self.kind, verdict);
             if self.kind == Kind::Startup && verdict {
@@ -236,7 +237,7 @@ impl Asker {
         Outcome::Unknown(format!("missing probe handler for {}", self.container.name))
     }
 
-    fn tell(&self, outcome: &Outcome) {
+    fn tell(&self, outcome: &Outcome, took: Duration) {
         let kind = self.kind.name();
         let result = match outcome {
             Outcome::Success => "successful",
@@ -256,6 +257,24 @@ impl Asker {
         };
         let [container, pod, namespace, uid] = &self.labels;
         self.core.metrics.probes.with_label_values(&[kind, result, container, pod, namespace, uid]).inc();
+        // As upstream: a failure says nothing of how long an answer takes.
+        if result != "failed" {
+            self.core.metrics.probe_duration.with_label_values(&[kind, container, pod, namespace]).observe(took.as_secs_f64());
+        }
+    }
+}
+
+/// Forgets the series of a pod that is over: they would pile up (`workers.stop` upstream).
+pub(crate) fn forget(metrics: &Metrics, pod: &Pod) {
+    let (name, namespace, uid) = (crate::names::name(pod), crate::names::namespace(pod), crate::names::uid(pod));
+    let spec = pod.spec.iter();
+    for container in spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten())) {
+        for kind in [Kind::Startup, Kind::Readiness, Kind::Liveness].map(Kind::name) {
+            for result in ["successful", "failed", "unknown"] {
+                let _ = metrics.probes.remove_label_values(&[kind, result, &container.name, name, namespace, uid]);
+            }
+            let _ = metrics.probe_duration.remove_label_values(&[kind, &container.name, name, namespace]);
+        }
     }
 }
 

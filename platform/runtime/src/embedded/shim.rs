@@ -147,7 +147,7 @@ impl Shim {
         }
 
         let reasons = Reasons::keep(&dir.join("reasons")).map_err(|error| text("make reasons")(&error))?;
-        let explain = |error: &_| match reasons.first() {
+        let why = |error: &_| match reasons.first() {
             Some(cause) => format!("{}: {cause}", explain(error)),
             None => explain(error),
         };
@@ -162,7 +162,7 @@ impl Shim {
         // libcontainer left this process where and as the container was to start.
         let _ = std::env::set_current_dir(dir);
         let _ = fs::write("/proc/self/oom_score_adj", own_score.trim());
-        let mut container = built.map_err(|error| explain(&error))?;
+        let mut container = built.map_err(|error| why(&error))?;
         let pid = container.pid().ok_or("libcontainer gave no process")?.as_raw();
 
         let mut terminal = None;
@@ -182,7 +182,7 @@ impl Shim {
         }
         let exit = sys::pidfd_open(pid).map_err(|error| text("watch container")(&error))?;
         let oom = OomWatch::new(&config.cgroup);
-        container.start().map_err(|error| explain(&error))?;
+        container.start().map_err(|error| why(&error))?;
         let status = ShimStatus {
             pid,
             shim_pid: nix::unistd::getpid().as_raw(),

@@ -9,18 +9,21 @@ use futures::{StreamExt, TryStreamExt};
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
-use oci_client::{Client, secrets};
+use oci_client::token_cache::RegistryTokenType;
+use oci_client::{Client, RegistryOperation, secrets};
 use tokio::sync::Mutex;
 
 use crate::error::{Context, Error, Result};
 use crate::image::archive::record_of;
+use crate::image::login;
 use crate::image::reference::Reference;
 use crate::image::store::{ImageStore, Record};
 use crate::types::RegistryAuth;
 
 /// A pull that gets no byte for this long has failed; kubelet's image pull progress deadline is also a minute.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const USER_AGENT: &str = concat!("pharos/", env!("CARGO_PKG_VERSION"));
 /// Layers fetched at once, as containerd's and Docker's default.
 const CONCURRENT_LAYERS: usize = 3;
 
@@ -58,13 +61,16 @@ impl Puller {
 
     async fn pull_once(&self, store: &Arc<ImageStore>, reference: &Reference, auth: &RegistryAuth) -> Result<Record> {
         let plain = reference.is_loopback() || self.insecure.contains(&reference.registry);
-        let client = Client::new(ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            read_timeout: Some(PROGRESS_DEADLINE),
-            connect_timeout: Some(CONNECT_DEADLINE),
-            user_agent: concat!("pharos/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        });
+        let new_client = || {
+            Client::new(ClientConfig {
+                protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+                read_timeout: Some(PROGRESS_DEADLINE),
+                connect_timeout: Some(CONNECT_DEADLINE),
+                user_agent: USER_AGENT,
+                ..ClientConfig::default()
+            })
+        };
+        let mut client = new_client();
         let auth = match auth {
             RegistryAuth::Anonymous => secrets::RegistryAuth::Anonymous,
             RegistryAuth::Basic { username, password } => secrets::RegistryAuth::Basic(username.clone(), password.clone()),
@@ -76,7 +82,20 @@ impl Puller {
             .map_err(|error| Error::InvalidArgument(format!("invalid image reference {reference}: {error}")))?;
         let failed = |error| explain(reference, error);
 
-        let (manifest, digest, list_digest) = client.pull_image_manifest_and_list_digest(&remote, &auth).await.map_err(failed)?;
+        let mut manifest = client.pull_image_manifest_and_list_digest(&remote, &auth).await;
+        if let Err(OciDistributionError::UnauthorizedError { .. }) = manifest
+            && let Some(token) = login::by_manifest(&remote, plain, &auth).await.map_err(failed)?
+        {
+            let auth = match &token {
+                // Kept by the client as long as it lives; it would look for another way when that of its cache runs out.
+                RegistryTokenType::Bearer(token) => secrets::RegistryAuth::Bearer(token.token().to_owned()),
+                RegistryTokenType::Basic(..) => auth,
+            };
+            client = new_client();
+            client.tokens.insert(&remote, RegistryOperation::Pull, token).await;
+            manifest = client.pull_image_manifest_and_list_digest(&remote, &auth).await;
+        }
+        let (manifest, digest, list_digest) = manifest.map_err(failed)?;
         let digest = list_digest.unwrap_or(digest);
         let mut config = Vec::new();
         client.pull_blob(&remote, &manifest.config, &mut config).await.map_err(failed)?;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use nix::libc;
@@ -74,7 +74,8 @@ pub(crate) fn layer(archive: &Path, diff_id: &str, target: &Path) -> Result<u64>
 fn entries(reader: impl Read, target: &Path) -> Result<u64> {
     let mut archive = tar::Archive::new(reader);
     archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(true);
+    // Owners are set here: the library refuses a header that leaves them out.
+    archive.set_preserve_ownerships(false);
     archive.set_preserve_mtime(true);
     archive.set_unpack_xattrs(true);
     archive.set_overwrite(true);
@@ -110,10 +111,14 @@ fn entries(reader: impl Read, target: &Path) -> Result<u64> {
             if kind.is_dir() {
                 directories.push((path.clone(), entry.header().mtime().unwrap_or(0)));
             }
-            match entry.unpack_in(target)? {
-                true => Ok(()),
-                false => Err(io::Error::other("entry leaves the layer")),
+            if !entry.unpack_in(target)? {
+                return Err(io::Error::other("entry leaves the layer"));
             }
+            // A hard link is the file it names, and global headers are none.
+            if kind.is_hard_link() || kind.is_pax_global_extensions() {
+                return Ok(());
+            }
+            own(&mut entry, &parent_inside(target, &path)?.join(&name))
         })();
         unpacked.context(|| format!("unpack layer entry {}", path.display()))?;
     }
@@ -150,6 +155,37 @@ fn whiteout(path: &Path) -> io::Result<()> {
     Ok(mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?)
 }
 
+/// Gives a file to whom its entry says, and again what the kernel takes away with that: set-user-ID bits and capabilities.
+fn own<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
+    let (uid, gid) = owner(entry.header())?;
+    lchown(path, Some(uid), Some(gid))?;
+    let kind = entry.header().entry_type();
+    if kind.is_dir() || kind.is_symlink() {
+        return Ok(());
+    }
+    if let Ok(mode) = entry.header().mode()
+        && mode & 0o6000 != 0
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        if extension.key() == Ok("SCHILY.xattr.security.capability") {
+            set_xattr(path, c"security.capability", extension.value_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Owner and group; a field that is left empty is root's, as archive/tar of Go reads it.
+fn owner(header: &tar::Header) -> io::Result<(u32, u32)> {
+    let empty = |field: &[u8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
+    let old = header.as_old();
+    let uid = if empty(&old.uid) { 0 } else { header.uid()? };
+    let gid = if empty(&old.gid) { 0 } else { header.gid()? };
+    Ok((uid as u32, gid as u32))
+}
+
 fn node<R: Read>(entry: &tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
     let header = entry.header();
     let (kind, device) = match header.entry_type() {
@@ -166,8 +202,9 @@ fn node<R: Read>(entry: &tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
     }
     let mode = Mode::from_bits_truncate(header.mode()?);
     mknod(path, kind, mode, device)?;
-    chown(path, Some(header.uid()? as u32), Some(header.gid()? as u32))?;
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(header.mode()?))
+    let (uid, gid) = owner(header)?;
+    chown(path, Some(uid), Some(gid))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(header.mode()?))
 }
 
 #[expect(unsafe_code, reason = "setxattr has no safe wrapper in nix")]
@@ -177,4 +214,45 @@ pub(crate) fn set_xattr(path: &Path, name: &std::ffi::CStr, value: &[u8]) -> io:
     // SAFETY: both strings end in NUL and the value's length is its own.
     let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(uid: &[u8], gid: &[u8]) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("etc/file").unwrap();
+        header.set_mode(0o644);
+        header.set_size(2);
+        header.set_mtime(1);
+        let padded = |text: &[u8]| std::array::from_fn(|at| text.get(at).copied().unwrap_or(0));
+        let old = header.as_old_mut();
+        (old.uid, old.gid) = (padded(uid), padded(gid));
+        header.set_cksum();
+        header
+    }
+
+    #[test]
+    fn owners_left_empty_are_root() {
+        for (uid, gid, expected) in [(&b""[..], &b""[..], (0, 0)), (b"       ", b"0000007", (0, 7)), (b"0001750", b"", (1000, 0))]
+        {
+            assert_eq!(owner(&header(uid, gid)).unwrap(), expected);
+        }
+        assert!(owner(&header(b"nobody", b"")).is_err());
+    }
+
+    #[test]
+    fn a_layer_without_owners_unpacks() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // Giving files away is root's.
+        }
+        let target = std::env::temp_dir().join(format!("pharos-unpack-{}", std::process::id()));
+        fs::create_dir_all(&target).unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append(&header(b"", b""), &b"ab"[..]).unwrap();
+        let size = entries(archive.into_inner().unwrap().as_slice(), &target).unwrap();
+        assert_eq!((size, fs::read(target.join("etc/file")).unwrap()), (2, b"ab".to_vec()));
+        fs::remove_dir_all(&target).unwrap();
+    }
 }

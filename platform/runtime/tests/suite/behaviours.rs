@@ -712,7 +712,7 @@ async fn images_load_list_remove(bench: &mut Bench) -> Outcome {
 
 async fn pull_from_registry(bench: &mut Bench) -> Outcome {
     let archive = bench.archive("pull.tar", "pulled:v1", |image| image.config.env.push("PULLED=1".to_owned()))?;
-    let registry = Registry::serve(&archive, None).await?;
+    let registry = Registry::serve(&archive, None, false).await?;
     let name = format!("{}/some/name:v1", registry.address);
     let image = ImageSpec { image: name.clone() };
     let reference = bench.runtime.pull_image(&image, &RegistryAuth::Anonymous).await?;
@@ -733,13 +733,18 @@ async fn pull_from_registry(bench: &mut Bench) -> Outcome {
 async fn pull_with_credentials(bench: &mut Bench) -> Outcome {
     let archive = bench.archive("private.tar", "private:v1", |_| {})?;
     // user:secret
-    let registry = Registry::serve(&archive, Some("dXNlcjpzZWNyZXQ=".to_owned())).await?;
-    let image = ImageSpec { image: format!("{}/private:v1", registry.address) };
-    let refused = bench.runtime.pull_image(&image, &RegistryAuth::Anonymous).await;
-    check(matches!(refused, Err(Error::Unauthenticated(_))), &refused)?;
-    let auth = RegistryAuth::Basic { username: "user".to_owned(), password: "secret".to_owned() };
-    bench.runtime.pull_image(&image, &auth).await?;
-    bench.runtime.remove_image(&image).await?;
+    let credentials = "dXNlcjpzZWNyZXQ=";
+    // Docker asks `/v2/` alone whether there is something to log in to.
+    let docker = bench.runtime.version().await?.runtime_name == "docker";
+    for late in [false, true].into_iter().filter(|late| !(*late && docker)) {
+        let registry = Registry::serve(&archive, Some(credentials.to_owned()), late).await?;
+        let image = ImageSpec { image: format!("{}/private:v1", registry.address) };
+        let refused = bench.runtime.pull_image(&image, &RegistryAuth::Anonymous).await;
+        check(matches!(refused, Err(Error::Unauthenticated(_))), (late, &refused))?;
+        let auth = RegistryAuth::Basic { username: "user".to_owned(), password: "secret".to_owned() };
+        bench.runtime.pull_image(&image, &auth).await?;
+        bench.runtime.remove_image(&image).await?;
+    }
     Ok(())
 }
 

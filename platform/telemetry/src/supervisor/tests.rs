@@ -128,6 +128,101 @@ async fn deadlines_hold() {
     supervisor.stop().await;
 }
 
+/// Lets go of what it counts only when it is dropped, whoever asks.
+struct Held(Arc<AtomicU32>);
+
+impl Held {
+    fn new(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Fails at once if told to; its task never ends by itself.
+struct Stubborn {
+    held: Arc<AtomicU32>,
+    fails: bool,
+}
+
+impl Component for Stubborn {
+    const NAME: &'static str = "stubborn";
+    type Error = Failed;
+
+    async fn run(&self, ctx: Ctx) -> Result<(), Failed> {
+        let held = Held::new(&self.held);
+        ctx.spawn("side", async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        ctx.ready();
+        if self.fails {
+            return Err(Failed(0));
+        }
+        ctx.stopped().await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_overrun_the_deadline_are_aborted() {
+    for fails in [false, true] {
+        let (mut supervisor, registries, _) = supervisor();
+        let held = Arc::new(AtomicU32::new(0));
+        supervisor.launch(Stubborn { held: held.clone(), fails }).unwrap();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(held.load(Ordering::SeqCst) <= 1, "a run began before the tasks of the last had ended");
+        }
+        supervisor.stop().await;
+        tokio::task::yield_now().await;
+        assert_eq!(held.load(Ordering::SeqCst), 0, "a task outlives its component");
+        let text = registries.encode("stubborn").unwrap().unwrap();
+        assert!(text.contains("pharos_component_tasks 0"), "{text}");
+    }
+}
+
+/// Works, but for its first run's task.
+struct Hollow(Arc<AtomicU32>);
+
+impl Component for Hollow {
+    const NAME: &'static str = "hollow";
+    type Error = Infallible;
+
+    async fn run(&self, ctx: Ctx) -> Result<(), Infallible> {
+        let first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+        ctx.spawn("side", async move {
+            if first {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                panic!("no more");
+            }
+            std::future::pending::<()>().await;
+        });
+        ctx.ready();
+        ctx.stopped().await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_task_fails_the_component() {
+    let (mut supervisor, registries, health) = supervisor();
+    let runs = Arc::new(AtomicU32::new(0));
+    supervisor.start(Hollow(runs.clone())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    let text = registries.encode("hollow").unwrap().unwrap();
+    assert!(text.contains("pharos_component_restarts_total 1"), "{text}");
+    let (ready, _) = health.report(Endpoint::Readyz, Some("component/hollow"), false, &Default::default()).unwrap();
+    assert!(ready, "the second run is ready");
+    supervisor.stop().await;
+}
+
 #[test]
 fn ready_is_said_once() {
     let ctx = Ctx::for_test(Default::default());

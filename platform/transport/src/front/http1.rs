@@ -22,7 +22,7 @@ use futures::StreamExt as _;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::spawn_local,
 };
 use tokio_util::task::{AbortOnDropHandle, LocalPoolHandle};
@@ -39,6 +39,8 @@ use super::{
 const QUEUE: usize = 64;
 /// Pieces of a request body between the thread that reads them and the handler: at most 64 KiB each.
 const BODY_PIECES: usize = 2;
+/// How long a thread keeps its service for the next connection when there is none.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long the last bytes of the last response have to leave before an idle connection is closed at shutdown.
 const FLUSH: Duration = Duration::from_millis(100);
 
@@ -85,31 +87,55 @@ pub(super) async fn serve(io: Rewind<Io>, connection: Arc<Connection>) {
 
 /// What one thread does.
 async fn work(mut jobs: mpsc::Receiver<Job>, limits: Limits) {
-    let factory = HttpService::<Socket, _, Outgoing>::build()
-        .keep_alive(KeepAlive::Timeout(limits.idle))
-        .client_request_timeout(limits.head)
-        // A client that ends its side has left: else its handler and watch would go on until they write.
-        .h1_allow_half_closed(false)
-        .client_disconnect_timeout(Duration::from_secs(5))
-        .on_connect_ext(|socket: &Socket, extensions| {
-            extensions.insert(socket.connection.clone());
-        })
-        .finish(fn_service(answer));
-    let Ok(service) = factory.new_service(()).await else { return };
-    let service = Rc::new(service);
-    while let Some(Job { io, done }) = jobs.recv().await {
-        let service = service.clone();
+    let build = || {
+        HttpService::<Socket, _, Outgoing>::build()
+            .keep_alive(KeepAlive::Timeout(limits.idle))
+            .client_request_timeout(limits.head)
+            // A client that ends its side has left: else its handler and watch would go on until they write.
+            .h1_allow_half_closed(false)
+            .client_disconnect_timeout(Duration::from_secs(5))
+            .on_connect_ext(|socket: &Socket, extensions| {
+                extensions.insert(socket.connection.clone());
+            })
+            .finish(fn_service(answer))
+    };
+    let closed = Rc::new(Notify::new());
+    // Only while there are connections: it has a clock that ticks twice a second.
+    let mut service = None;
+    loop {
+        let next = match &service {
+            Some(service) if Rc::strong_count(service) == 1 => tokio::time::timeout(LINGER, jobs.recv()).await.ok(),
+            Some(_) => tokio::select! {
+                job = jobs.recv() => Some(job),
+                () = closed.notified() => continue,
+            },
+            None => Some(jobs.recv().await),
+        };
+        let Some(job) = next else {
+            service = None;
+            continue;
+        };
+        let Some(Job { io, done }) = job else { return };
+        let current = match &service {
+            Some(current) => Rc::clone(current),
+            None => {
+                let Ok(made) = build().new_service(()).await else { return };
+                Rc::clone(service.insert(Rc::new(made)))
+            }
+        };
+        let closed = closed.clone();
         spawn_local(async move {
             let connection = io.connection.clone();
             let addr = connection.peer.addr;
-            let dispatcher = service.call((io, Protocol::Http1, Some(addr)));
+            let dispatcher = current.call((io, Protocol::Http1, Some(addr)));
             tokio::select! {
                 ended = dispatcher => if let Err(error) = ended {
                     tracing::debug!(%addr, %error, "HTTP/1.1 connection ended");
                 },
                 () = drained(&connection) => {}
             }
-            drop(done);
+            drop((done, current));
+            closed.notify_one();
         });
     }
 }

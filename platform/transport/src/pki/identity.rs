@@ -12,6 +12,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{
@@ -28,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(60);
 /// A certificate and key in use, by a server or a client or both, that can be replaced while connections are made.
 pub struct Identity {
     current: ArcSwap<Current>,
+    /// When the one in use runs out, for those who have to do something when it changes.
+    told: watch::Sender<i64>,
     renewal: Option<Renewal>,
 }
 
@@ -59,7 +62,7 @@ impl Identity {
             Some(current) => current,
             None => renewal.issue()?,
         };
-        Ok(Arc::new(Self { current: ArcSwap::from_pointee(current), renewal: Some(renewal) }))
+        Ok(Arc::new(Self::new(current, Some(renewal))))
     }
 
     /// An identity that somebody else issued, and will [`Identity::replace`].
@@ -68,7 +71,23 @@ impl Identity {
     ///
     /// If the PEM texts are no certificate and its key.
     pub fn from_pem(issued: Issued) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { current: ArcSwap::from_pointee(Current::new(issued)?), renewal: None }))
+        Ok(Arc::new(Self::new(Current::new(issued)?, None)))
+    }
+
+    fn new(current: Current, renewal: Option<Renewal>) -> Self {
+        Self { told: watch::Sender::new(current.not_after), current: ArcSwap::from_pointee(current), renewal }
+    }
+
+    fn put(&self, current: Current) {
+        let not_after = current.not_after;
+        self.current.store(Arc::new(current));
+        self.told.send_replace(not_after);
+    }
+
+    /// Tells when another certificate comes into use, by when it runs out.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.told.subscribe()
     }
 
     /// Uses another certificate and key from now on.
@@ -77,7 +96,7 @@ impl Identity {
     ///
     /// If the PEM texts are no certificate and its key.
     pub fn replace(&self, issued: Issued) -> Result<()> {
-        self.current.store(Arc::new(Current::new(issued)?));
+        self.put(Current::new(issued)?);
         Ok(())
     }
 
@@ -116,7 +135,7 @@ impl Identity {
                 Ok(Some(Ok(current))) => {
                     tracing::info!(name, not_after = current.not_after, "renewed a certificate");
                     let is_due_again = current.renew_at() <= renewal.ca.clock().now().as_second();
-                    self.current.store(Arc::new(current));
+                    self.put(current);
                     if is_due_again {
                         tokio::time::sleep(RETRY).await; // The CA itself is about to run out.
                     }

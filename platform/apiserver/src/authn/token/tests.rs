@@ -110,10 +110,24 @@ fn secrets_hold_tokens() {
     bench.objects.put("secrets", "dev", "app-token", secret(&token));
     let got = user(&bench, &token).unwrap();
     assert_eq!(got, UserInfo::service_account("dev", "app", "sa-1"));
+    assert_eq!(*bench.objects.1.lock(), ["dev/app-token 2027-01-15"]);
+    let labelled = |label: &str, value: &str| {
+        let mut secret = secret(&token);
+        secret["metadata"]["labels"][label] = json!(value);
+        secret
+    };
+    for (second, day) in [(11, "2027-01-15"), (22, "2027-01-16")] {
+        bench.objects.put("secrets", "dev", "app-token", labelled(LAST_USED, day));
+        user(bench.at(second), &token).unwrap();
+    }
+    assert_eq!(bench.objects.1.lock().len(), 1, "what the label tells needs no telling");
+    bench.objects.put("secrets", "dev", "app-token", labelled(INVALID_SINCE, "2027-01-01"));
+    let marked = message(bench.at(33), &token);
+    assert!(marked.starts_with("the token in dev/app-token for service account dev/app has been marked invalid."), "{marked}");
     bench.objects.put("secrets", "dev", "app-token", secret("another"));
-    assert_eq!(message(bench.at(11), &token), "service account token has been invalidated");
+    assert_eq!(message(bench.at(44), &token), "service account token has been invalidated");
     let text = prometheus::TextEncoder::new().encode_to_string(&bench.registry.gather()).unwrap();
-    assert!(text.contains("serviceaccount_legacy_tokens_total 1"), "{text}");
+    assert!(text.contains("serviceaccount_legacy_tokens_total 3"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ fn config() -> Checked {
         node_name: "n1".into(),
         cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
         masquerade_all: false,
+        node_port_addresses: crate::proxy::config::NodePortAddresses::Primary,
+        healthz: None,
         min_sync_period: std::time::Duration::ZERO,
     }
 }
@@ -66,6 +68,30 @@ fn a_cluster_ip_spreads_over_its_endpoints() {
         ]
     );
     assert_eq!(rules(spec, &[]), ["ClusterIps 10.43.0.7 ", "NoEndpointServices 10.43.0.7 . tcp . 80 goto reject-chain"]);
+}
+
+#[test]
+fn load_balancers_are_told_of_local_endpoints() {
+    let check = |spec: Value| {
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "svc"}, "spec": spec})).unwrap();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "addressType": "IPv4", "ports": [{"name": "a", "port": 1}, {"name": "b", "port": 2}],
+            "endpoints": [
+                {"addresses": ["10.42.0.2"], "nodeName": "n1"}, {"addresses": ["10.42.0.3"], "nodeName": "n1", "conditions": {"ready": false}},
+                {"addresses": ["10.42.1.2"], "nodeName": "n2"}
+            ]
+        }))
+        .unwrap();
+        fragment(&service, &[Arc::new(slice)], &Here { node: "n1".into(), zone: None }, &config()).check
+    };
+    let mut spec = json!({
+        "type": "LoadBalancer", "clusterIP": "10.43.0.7", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+        "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
+    });
+    assert_eq!(check(spec.clone()), Some(HealthCheck { port: 31000, v4: 1, v6: 0 }));
+    spec["externalTrafficPolicy"] = json!("Cluster");
+    assert_eq!(check(spec), None);
 }
 
 #[test]

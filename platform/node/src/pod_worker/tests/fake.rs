@@ -85,6 +85,7 @@ pub(super) async fn world(pod: Value) -> World {
         runtime_version: "1".into(),
         machine,
         node_ips: vec![[10, 0, 0, 1].into()],
+        node: Default::default(),
         node_dns: Default::default(),
         admitted: Default::default(),
         pods: Default::default(),
