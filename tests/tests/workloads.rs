@@ -101,6 +101,100 @@ fn a_deployment_and_a_service() {
 }
 
 /// When each container of the demo was started.
+/// Half of a resource that the node does not have by nature, for a pod that matters little and one that matters.
+const UNEQUAL: &str = r#"
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: low}
+value: 1
+---
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: high}
+value: 1000
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: filler}
+spec: {maxUnavailable: 0, selector: {matchLabels: {app: filler}}}
+---
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: filler}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: filler}}
+  template:
+    metadata: {labels: {app: filler}}
+    spec:
+      priorityClassName: low
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: web
+          image: "pharos.io/demo:latest"
+          imagePullPolicy: IfNotPresent
+          resources: {limits: {example.com/fakecpu: "600"}}
+"#;
+
+const IMPORTANT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: important}
+spec:
+  priorityClassName: high
+  containers:
+    - name: web
+      image: "pharos.io/demo:latest"
+      imagePullPolicy: IfNotPresent
+      resources: {limits: {example.com/fakecpu: "600"}}
+"#;
+
+#[test]
+fn less_important_pods_make_room() {
+    let cluster = Cluster::start();
+    cluster.load_demo(0);
+    let offer = |amount: &str| {
+        let patch = format!(r#"{{"status":{{"capacity":{{"example.com/fakecpu":{amount}}}}}}}"#);
+        let _ = cluster.kubectl(&["patch", "node", "server", "--subresource=status", "--type=merge", "-p", &patch]).success();
+        let expected = amount.trim_matches('"').replace("null", "");
+        eventually("what the node has is for pods", Duration::from_secs(30), || {
+            let path = "jsonpath={.status.allocatable.example\\.com/fakecpu}";
+            let text = cluster.try_kubectl(&["get", "node", "server", "-o", path])?;
+            if text == expected { Ok(()) } else { Err(text) }
+        });
+    };
+    offer("\"1000\"");
+    cluster.apply(UNEQUAL);
+    let available = "--for=jsonpath={.status.availableReplicas}=1";
+    let _ = cluster.kubectl(&["wait", "rs/filler", available, "--timeout=60s"]).success();
+    // The budget is told, and does not save the pod where there is no other.
+    let _ = cluster.kubectl(&["wait", "pdb/filler", "--for=jsonpath={.status.currentHealthy}=1", "--timeout=30s"]).success();
+    let victim = cluster.get(&["pods", "-l", "app=filler"])["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.apply(IMPORTANT);
+    let _ = cluster.kubectl(&["wait", "pod/important", "--for=condition=Ready", "--timeout=60s"]).success();
+    let important = cluster.get(&["pod", "important"]);
+    assert!(important["status"]["nominatedNodeName"].is_null(), "it is there: {important}");
+    eventually("the victim is told why", Duration::from_secs(10), || {
+        let path = "jsonpath={.items[*].message}";
+        let selector = format!("reason=Preempted,involvedObject.name={victim}");
+        let text = cluster.try_kubectl(&["get", "events", "--field-selector", &selector, "-o", path])?;
+        let expected = format!("Preempted by pod {} on node server", important["metadata"]["uid"].as_str().unwrap());
+        if text == expected { Ok(()) } else { Err(text) }
+    });
+    // The pod in its place waits: it may not take anybody's.
+    eventually("the pod in its place is told why it waits", Duration::from_secs(30), || {
+        let path = "jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type==\"PodScheduled\")].message}{end}";
+        let text = cluster.try_kubectl(&["get", "pods", "-l", "app=filler", "-o", path])?;
+        let expected = "0/1 nodes are available: 1 Insufficient example.com/fakecpu. no new claims to deallocate, preemption: \
+            0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+        match text.split_once(' ') {
+            Some((name, message)) if name != victim && message == expected => Ok(()),
+            _ => Err(text),
+        }
+    });
+    offer("null");
+}
+
 fn started(cluster: &Cluster) -> String {
     let path = "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].state.running.startedAt} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
     cluster.kubectl(&["get", "pods", "-l", "app=demo", "-o", path]).success()

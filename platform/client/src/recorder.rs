@@ -40,6 +40,8 @@ pub struct Recorder {
     queue: mpsc::Sender<Told>,
     /// See [`Recorder::doing`].
     action: &'static str,
+    /// See [`Recorder::relating`].
+    related: Option<Regarding>,
 }
 
 /// The object that an event is about.
@@ -66,6 +68,7 @@ struct Told {
     reason: String,
     message: String,
     action: &'static str,
+    related: Option<Regarding>,
 }
 
 // === impl Regarding ===
@@ -103,13 +106,13 @@ impl Recorder {
         let writer = Writer::new(client, reporter, host);
         let ctx_ = ctx.clone();
         ctx.spawn("recorder", async move { writer.run(ctx_, receiver).await });
-        Self { queue: sender, action: "" }
+        Self { queue: sender, action: "", related: None }
     }
 
     /// A recorder whose events go nowhere, for tests.
     #[must_use]
     pub fn discarding() -> Self {
-        Self { queue: mpsc::channel(1).0, action: "" }
+        Self { queue: mpsc::channel(1).0, action: "", related: None }
     }
 
     /// The same recorder, for events that name what the component was doing (`Binding`). Upstream's components that do so use
@@ -117,6 +120,12 @@ impl Recorder {
     #[must_use]
     pub fn doing(&self, action: &'static str) -> Self {
         Self { action, ..self.clone() }
+    }
+
+    /// The same recorder, for events that name a second object: the one for whose sake it happened.
+    #[must_use]
+    pub fn relating(&self, related: Regarding) -> Self {
+        Self { related: Some(related), ..self.clone() }
     }
 
     /// Tells of ordinary progress.
@@ -130,7 +139,14 @@ impl Recorder {
     }
 
     fn tell(&self, regarding: &Regarding, kind: &'static str, reason: &str, message: String) {
-        let told = Told { regarding: regarding.clone(), kind, reason: reason.to_owned(), message, action: self.action };
+        let told = Told {
+            regarding: regarding.clone(),
+            kind,
+            reason: reason.to_owned(),
+            message,
+            action: self.action,
+            related: self.related.clone(),
+        };
         if self.queue.try_send(told).is_err() {
             tracing::debug!(reason, "event dropped, the queue is full");
         }
@@ -260,15 +276,8 @@ impl Writer {
         };
         Event {
             metadata: ObjectMeta { name: some(name), namespace: some(namespace), ..ObjectMeta::default() },
-            involved_object: ObjectReference {
-                api_version: some(&told.regarding.api_version),
-                kind: some(&told.regarding.kind),
-                namespace: some(&told.regarding.namespace),
-                name: some(&told.regarding.name),
-                uid: some(&told.regarding.uid),
-                field_path: some(&told.regarding.field_path),
-                resource_version: None,
-            },
+            involved_object: reference(&told.regarding),
+            related: told.related.as_ref().map(reference),
             type_: Some(told.kind.to_owned()),
             reason: some(&told.reason),
             message: some(&told.message),
@@ -281,6 +290,19 @@ impl Writer {
             count: Some(1),
             ..Event::default()
         }
+    }
+}
+
+fn reference(object: &Regarding) -> ObjectReference {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    ObjectReference {
+        api_version: some(&object.api_version),
+        kind: some(&object.kind),
+        namespace: some(&object.namespace),
+        name: some(&object.name),
+        uid: some(&object.uid),
+        field_path: some(&object.field_path),
+        resource_version: None,
     }
 }
 
@@ -318,7 +340,7 @@ mod tests {
 
     fn told(message: &str) -> Told {
         let regarding = Regarding { kind: "Pod".into(), namespace: "a".into(), name: "p".into(), ..Regarding::default() };
-        Told { regarding, kind: "Normal", reason: "R".into(), message: message.to_owned(), action: "" }
+        Told { regarding, kind: "Normal", reason: "R".into(), message: message.to_owned(), action: "", related: None }
     }
 
     async fn tell(writer: &mut Writer, told: Told) {
@@ -380,7 +402,9 @@ mod tests {
         ] {
             let mut writer = Writer::new(writer().0.client, "test", host);
             writer.machine = "m".into();
-            let event = writer.event(&Told { action, ..told("1") }, "e", "a", Timestamp::UNIX_EPOCH);
+            let related = host.map(|_| Regarding { name: "q".into(), ..Regarding::default() });
+            let event = writer.event(&Told { action, related, ..told("1") }, "e", "a", Timestamp::UNIX_EPOCH);
+            assert_eq!(event.related.and_then(|other| other.name).as_deref(), host.map(|_| "q"));
             let source = event.source.unwrap();
             assert_eq!((source.component.as_deref(), source.host.as_deref()), (Some("test"), host));
             assert_eq!((event.reporting_component.as_deref(), event.reporting_instance.as_deref()), (Some("test"), instance));

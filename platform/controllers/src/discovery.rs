@@ -9,6 +9,8 @@ pub(crate) struct Served {
     pub(crate) plural: String,
     pub(crate) namespaced: bool,
     pub(crate) verbs: Vec<String>,
+    /// Whether it can be scaled by a subresource.
+    pub(crate) scale: bool,
 }
 
 impl Served {
@@ -54,6 +56,7 @@ pub(crate) async fn discover(client: &Client) -> kube::Result<Discovered> {
             }
             for resource in version.resources {
                 let plural = resource.resource.unwrap_or_default();
+                let scale = resource.subresources.iter().any(|one| one.subresource.as_deref() == Some("scale"));
                 if found.resources.iter().any(|known| known.group == name && known.plural == plural) {
                     continue;
                 }
@@ -64,6 +67,7 @@ pub(crate) async fn discover(client: &Client) -> kube::Result<Discovered> {
                     plural,
                     namespaced: resource.scope.as_deref() == Some("Namespaced"),
                     verbs: resource.verbs,
+                    scale,
                 });
             }
         }

@@ -1,7 +1,10 @@
 //! `disruption`: how many pods of a PodDisruptionBudget may be evicted now (`pkg/controller/disruption`).
 //!
 //! The API server's eviction counts down `disruptionsAllowed` and notes each pod in `disruptedPods`; this controller counts
-//! anew, and drops pods from the note once they are gone, or two minutes later.
+//! anew, and drops pods from the note once they are gone, or two minutes later. So long may a pod also say that it is about to
+//! be disrupted: if it is still not on its way then, it says so no more.
+
+mod stale;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,7 +16,7 @@ use k8s_openapi::{
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
     },
     apimachinery::pkg::{
-        apis::meta::v1::{Condition, Time},
+        apis::meta::v1::{Condition, LabelSelector, OwnerReference, Time},
         util::intstr::IntOrString,
     },
 };
@@ -28,7 +31,7 @@ use crate::{
     deployment::scaled,
     discovery::{Served, discover},
     env::Env,
-    error::{During as _, gone_is_fine},
+    error::During as _,
     owners, pods,
     selector::Selector,
 };
@@ -42,7 +45,8 @@ pub(crate) fn start(env: &Env) {
     let recorder = env.recorder(&client, "controllermanager");
     let put = queue.clone();
     env.informers.budgets.on_event(move |event| put.add(Key::of(&**event.object())));
-    let (put, budgets) = (queue.clone(), env.informers.budgets.clone());
+    stale::start(env, &client);
+    let (put, budgets, teller) = (queue.clone(), env.informers.budgets.clone(), recorder.clone());
     env.informers.pods.on_event(move |event| {
         if let Event::Updated { old, new } = event {
             let told = |pod: &Pod| {
@@ -53,14 +57,23 @@ pub(crate) fn start(env: &Env) {
             }
         }
         let pod = event.object();
+        let mut matching = Vec::new();
         for budget in budgets.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-            let mut touched = selector(&budget).is_some_and(|s| s.matches(owners::labels(&**pod)));
-            if let Event::Updated { old, .. } = event {
-                touched |= selector(&budget).is_some_and(|s| s.matches(owners::labels(&**old)));
-            }
-            if touched {
+            let matches = |pod: &Pod| selector(&budget).is_some_and(|s| s.matches(owners::labels(pod)));
+            let matches_now = matches(pod);
+            if matches_now || matches!(event, Event::Updated { old, .. } if matches(old)) {
                 put.add(Key::of(&*budget));
             }
+            if matches_now {
+                matching.push(budget);
+            }
+        }
+        if let [first, _, ..] = matching.as_slice() {
+            let Key { namespace, name } = Key::of(&**pod);
+            let chosen = owners::name(&**first);
+            let message =
+                format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {chosen:?} arbitrarily.");
+            teller.warning(&Regarding::of(&**pod), "MultiplePodDisruptionBudgets", message);
         }
     });
     // The expected number of pods is their controllers'.
@@ -134,11 +147,23 @@ async fn sync(env: &Env, client: &Client, recorder: &Recorder, key: &Key) -> Res
         .spec
         .as_ref()
         .is_some_and(|spec| spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_))));
-    let expected = if needs_scale { expected_by_controllers(env, client, &selected).await } else { Ok(selected.len() as i32) };
+    let expected = match needs_scale {
+        true => expected_by_controllers(env, client, &selected).await,
+        false => Ok(Expected { pods: selected.len() as i32, unmanaged: false }),
+    };
     let (status, wait) = match expected {
-        Ok(expected) => evaluate(&budget, &selected, expected, &env.now()),
-        Err(error) => {
-            let text = error.message();
+        Ok(expected) => {
+            if expected.unmanaged {
+                let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+                recorder.warning(&regarding, "UnmanagedPods", unmanaged(selector));
+            }
+            for pod in overdue(&budget, &selected, env.now().0) {
+                let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
+                recorder.warning(&Regarding::of(&**pod), "NotDeleted", message);
+            }
+            evaluate(&budget, &selected, expected.pods, &env.now())
+        }
+        Err(text) => {
             recorder.warning(
                 &regarding,
                 "CalculateExpectedPodCountFailed",
@@ -159,51 +184,103 @@ async fn sync(env: &Env, client: &Client, recorder: &Recorder, key: &Key) -> Res
     Ok(wait.map_or(Next::Done, Next::After))
 }
 
-/// The sum of the sizes that the pods' controllers want.
-async fn expected_by_controllers(env: &Env, client: &Client, selected: &[Arc<Pod>]) -> Result<i32> {
+/// How many pods there should be.
+struct Expected {
+    pods: i32,
+    /// Whether some of those that there are have no controller, so that nobody knows.
+    unmanaged: bool,
+}
+
+/// The sum of the sizes that the pods' controllers want (`getExpectedScale`).
+///
+/// # Errors
+/// What users are to be told, in upstream's words.
+async fn expected_by_controllers(env: &Env, client: &Client, selected: &[Arc<Pod>]) -> Result<Expected, String> {
     let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
+    let mut unmanaged = false;
     for pod in selected {
-        let Some(owner) = owners::controller_of(&**pod) else { continue };
+        let Some(owner) = owners::controller_of(&**pod) else {
+            unmanaged = true;
+            continue;
+        };
         if sizes.contains_key(&owner.uid) {
             continue;
         }
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let key = Key::new(namespace, owner.name.as_str());
-        let known = match (owner.kind.as_str(), owner.api_version.split_once('/').map_or("", |(group, _)| group)) {
-            ("ReplicaSet", "apps") => env.informers.replica_sets.get(&key).map(|set| {
-                // A ReplicaSet of a Deployment: the Deployment knows better.
-                let parent = owners::controller_key::<Deployment, _>(&*set).and_then(|key| env.informers.deployments.get(&key));
-                match parent {
-                    Some(parent) => (owners::uid(&*parent).to_owned(), parent.spec.replicas.unwrap_or(1)),
-                    None => (owners::uid(&*set).to_owned(), set.spec.replicas.unwrap_or(1)),
-                }
-            }),
-            ("StatefulSet", "apps") => {
-                env.informers.stateful_sets.get(&key).map(|set| (owners::uid(&*set).to_owned(), set.spec.replicas.unwrap_or(1)))
-            }
-            ("ReplicationController", "") => env
-                .informers
-                .replication_controllers
-                .get(&key)
-                .map(|set| (owners::uid(&*set).to_owned(), set.replicas_wanted().unwrap_or(1))),
-            _ => Some((owner.uid.clone(), scale_of(client, &owner.api_version, &owner.kind, &key).await?)),
+        let key = Key::new(pod.metadata.namespace.as_deref().unwrap_or_default(), owner.name.as_str());
+        let size = match known_size(env, owner, &key) {
+            Some(known) => Some(known),
+            None => scale_of(client, owner, &key).await?,
         };
-        if let Some((uid, size)) = known {
-            sizes.insert(uid, size);
-        }
+        let (uid, size) = size.ok_or_else(|| format!("found no controllers for pod {:?}", owners::name(&**pod)))?;
+        sizes.insert(uid, size);
     }
-    Ok(sizes.values().sum())
+    Ok(Expected { pods: sizes.values().sum(), unmanaged })
 }
 
-/// The size of a custom controller, by its scale subresource.
-async fn scale_of(client: &Client, api_version: &str, kind: &str, key: &Key) -> Result<i32> {
-    let found = discover(client).await.during("discover the scale of", key)?;
-    let (group, _) = api_version.split_once('/').unwrap_or(("", api_version));
-    let served: Option<Served> = found.resources.into_iter().find(|r| r.group == group && r.kind == kind);
-    let served = served.ok_or_else(|| crate::Error::refused("find the scale of", key, format!("kind {kind} is not served")))?;
+/// The size of a controller of a kind that is known here, and whose it is.
+fn known_size(env: &Env, owner: &OwnerReference, key: &Key) -> Option<(String, i32)> {
+    let informers = &env.informers;
+    match (owner.kind.as_str(), owner.api_version.split_once('/').map_or("", |(group, _)| group)) {
+        ("ReplicaSet", "apps") => {
+            let set = informers.replica_sets.get(key).filter(|set| owners::uid(&**set) == owner.uid)?;
+            // A ReplicaSet of a Deployment: the Deployment knows better.
+            let deployment = owners::controller_key::<Deployment, _>(&*set).and_then(|key| informers.deployments.get(&key));
+            Some(match deployment {
+                Some(deployment) => (owners::uid(&*deployment).to_owned(), deployment.spec.replicas.unwrap_or(1)),
+                None => (owner.uid.clone(), set.spec.replicas.unwrap_or(1)),
+            })
+        }
+        ("StatefulSet", "apps") => {
+            let set = informers.stateful_sets.get(key).filter(|set| owners::uid(&**set) == owner.uid)?;
+            Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1)))
+        }
+        ("ReplicationController", "") => {
+            let set = informers.replication_controllers.get(key).filter(|set| owners::uid(&**set) == owner.uid)?;
+            Some((owner.uid.clone(), set.replicas_wanted().unwrap_or(1)))
+        }
+        _ => None,
+    }
+}
+
+/// The size of any controller, by its scale subresource; `None` if there is no such controller any more.
+async fn scale_of(client: &Client, owner: &OwnerReference, key: &Key) -> Result<Option<(String, i32)>, String> {
+    let told = |error: crate::Error| error.message();
+    let found = discover(client).await.during("discover the scale of", key).map_err(told)?;
+    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+    let served: Option<Served> = found.resources.into_iter().find(|r| r.group == group && r.kind == owner.kind);
+    let served = served.ok_or_else(|| format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version))?;
+    if !served.scale {
+        return Err(format!("{} does not implement the scale subresource", served.name()));
+    }
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &served.api_resource());
-    let scale = gone_is_fine(api.get_scale(&key.name).await).during("get the scale of", key)?;
-    Ok(scale.and_then(|scale| scale.spec?.replicas).unwrap_or_default())
+    match api.get_scale(&key.name).await {
+        Ok(scale) if scale.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
+            Ok(Some((owner.uid.clone(), scale.spec.and_then(|spec| spec.replicas).unwrap_or_default())))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if is_not_found(&error) => Ok(None),
+        error => error.during("get the scale of", key).map(|_| None).map_err(told),
+    }
+}
+
+/// Upstream's text on pods without a controller.
+fn unmanaged(selector: Option<&LabelSelector>) -> String {
+    let labels: String =
+        selector.iter().flat_map(|s| s.match_labels.iter().flatten()).map(|(key, value)| format!("{key}: {value},")).collect();
+    let expressions: String = selector
+        .iter()
+        .flat_map(|s| s.match_expressions.iter().flatten())
+        .map(|one| {
+            let values = one.values.clone().unwrap_or_default().join(" ");
+            format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", one.key, one.operator)
+        })
+        .collect();
+    format!(
+        "Pods selected by this PodDisruptionBudget (selector: &LabelSelector{{MatchLabels:map[string]string{{{labels}}},\
+         MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}) were found to be unmanaged. As a result, the status of \
+         the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \
+         \".spec.minAvailable\" field of the PDB to an integer value."
+    )
 }
 
 /// The counts, and when to look again (`trySync`).
@@ -247,29 +324,38 @@ fn still_disrupted(
 ) -> (BTreeMap<String, Time>, Option<Duration>) {
     let mut disrupted = BTreeMap::new();
     let mut wait: Option<Duration> = None;
-    for (name, at) in old.disrupted_pods.iter().flatten() {
-        let Some(pod) = selected.iter().find(|pod| owners::name(&***pod) == name) else { continue };
+    for (pod, at) in noted(old, selected) {
         let due = at.0 + DELETION_TIMEOUT;
-        if owners::is_deleting(&**pod) || due < now {
+        if due < now {
             continue;
         }
-        disrupted.insert(name.clone(), at.clone());
+        disrupted.insert(owners::name(&**pod).to_owned(), at.clone());
         let left = Duration::try_from(due.duration_since(now)).unwrap_or_default() + Duration::from_secs(1);
         wait = Some(wait.map_or(left, |sooner| sooner.min(left)));
     }
     (disrupted, wait)
 }
 
+/// The pods that are noted as evicted and are not on their way yet, with the time of the eviction.
+fn noted<'a>(status: &'a PodDisruptionBudgetStatus, selected: &'a [Arc<Pod>]) -> impl Iterator<Item = (&'a Arc<Pod>, &'a Time)> {
+    status.disrupted_pods.iter().flatten().filter_map(|(name, at)| {
+        let pod = selected.iter().find(|pod| owners::name(&***pod) == name)?;
+        (!owners::is_deleting(&**pod)).then_some((pod, at))
+    })
+}
+
+/// The pods that should have been deleted by now.
+fn overdue<'a>(budget: &'a PodDisruptionBudget, selected: &'a [Arc<Pod>], now: Timestamp) -> Vec<&'a Arc<Pod>> {
+    let noted = budget.status.iter().flat_map(|status| noted(status, selected));
+    noted.filter(|(_, at)| at.0 + DELETION_TIMEOUT < now).map(|(pod, _)| pod).collect()
+}
+
 /// Nothing may be evicted while it is not known how many there should be.
 fn failed(budget: &PodDisruptionBudget, message: &str, now: &Time) -> PodDisruptionBudgetStatus {
     let old = budget.status.clone().unwrap_or_default();
-    let conditions = with_condition(&old, "False", "SyncFailed", message, budget.metadata.generation, now);
-    PodDisruptionBudgetStatus {
-        disruptions_allowed: Some(0),
-        observed_generation: budget.metadata.generation,
-        conditions: Some(conditions),
-        ..old
-    }
+    // The generation has not been observed: its evictions wait for that.
+    let conditions = with_condition(&old, "False", "SyncFailed", message, old.observed_generation, now);
+    PodDisruptionBudgetStatus { disruptions_allowed: Some(0), conditions: Some(conditions), ..old }
 }
 
 fn with_condition(
@@ -334,6 +420,38 @@ mod tests {
             assert_eq!(status.current_healthy, Some(1), "one is being evicted");
             assert_eq!(status.disrupted_pods.map(|pods| pods.len()), Some(1));
             assert_eq!(wait, Some(Duration::from_secs(111)));
+            assert!(overdue(&budget, &pods, at(210).0).is_empty());
+            assert_eq!(overdue(&budget, &pods, at(211).0).iter().map(|pod| owners::name(&***pod)).collect::<Vec<_>>(), ["a"]);
+            assert_eq!(evaluate(&budget, &pods, 4, &at(211)).0.current_healthy, Some(2), "it was not evicted after all");
         }
+    }
+
+    #[test]
+    fn nobody_may_go_while_nothing_is_known() {
+        let at = seconds(Timestamp::from_second(100).unwrap());
+        let status = PodDisruptionBudgetStatus {
+            disruptions_allowed: Some(2),
+            observed_generation: Some(1),
+            current_healthy: Some(3),
+            ..Default::default()
+        };
+        let mut budget = PodDisruptionBudget { status: Some(status), ..Default::default() };
+        budget.metadata.generation = Some(2);
+        let status = failed(&budget, "found no controllers for pod \"p\"", &at);
+        assert_eq!((status.disruptions_allowed, status.current_healthy, status.observed_generation), (Some(0), Some(3), Some(1)));
+        let condition = &status.conditions.unwrap()[0];
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "SyncFailed"));
+        assert_eq!((condition.message.as_str(), condition.observed_generation), ("found no controllers for pod \"p\"", Some(1)));
+    }
+
+    #[test]
+    fn what_is_said_of_pods_without_a_controller() {
+        let selector = serde_json::from_value(serde_json::json!({"matchLabels": {"a": "b", "c": "d"},
+            "matchExpressions": [{"key": "e", "operator": "In", "values": ["f", "g"]}]}));
+        let text = unmanaged(Some(&selector.unwrap()));
+        let expected = "Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{a: b,c: d,},\
+            MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:e,Operator:In,Values:[f g],},},}) were found \
+            to be unmanaged. ";
+        assert_eq!(text.split_inclusive("unmanaged. ").next(), Some(expected));
     }
 }

@@ -217,9 +217,10 @@ impl Component for Kubelet {
         if ctx.is_stopped() {
             return Ok(());
         }
-        ctx.spawn("node-status", node::keep_status(core.clone()));
+        let own = node::follow(&core);
+        ctx.spawn("node-status", node::keep_status(core.clone(), own.clone()));
         ctx.spawn("node-lease", node::keep_lease(core.clone()));
-        ctx.spawn("pod-cidrs", node::follow_pod_cidrs(core.clone()));
+        ctx.spawn("pod-cidrs", node::follow_pod_cidrs(core.clone(), own));
         ctx.spawn("eviction", eviction::watch(core.clone(), workers.clone()));
         ctx.spawn("runtime-events", follow_runtime(core.clone(), workers.clone()));
         if let Some(server) = server {

@@ -10,7 +10,10 @@ use k8s_openapi::{
             Taint,
         },
     },
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
+    },
 };
 use kube::{
     Api,
@@ -63,7 +66,7 @@ pub(crate) async fn register(core: &Core) {
 
 async fn try_register(core: &Core) -> kube::Result<()> {
     let mut node = wanted(core);
-    node.status = Some(status(core, None).await);
+    node.status = Some(status(core, None, BTreeMap::new()).await);
     match api(core).create(&PostParams::default(), &node).await {
         Ok(_) => {
             tracing::info!(node = core.config.node_name, "registered the node");
@@ -112,8 +115,29 @@ fn taint(text: &str) -> Option<Taint> {
     Some(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
 }
 
+type Amounts = BTreeMap<String, Quantity>;
+
+/// The Node as the API server has it, from now on.
+pub(crate) fn follow(core: &Core) -> Informer<Node> {
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", core.config.node_name));
+    Informer::start(&core.ctx, api(core), config)
+}
+
+/// What others have said that the node has (extended resources), which pods may use in full.
+fn extended(node: Option<&Node>, own: &Amounts) -> Amounts {
+    let capacity = node.and_then(|node| node.status.as_ref()?.capacity.clone()).unwrap_or_default();
+    capacity.into_iter().filter(|(name, _)| !own.contains_key(name)).collect()
+}
+
+/// What the node was said to have for pods, and has no more.
+fn withdrawn(node: Option<&Node>, allocatable: Option<&Amounts>) -> Vec<String> {
+    let told = node.and_then(|node| node.status.as_ref()?.allocatable.as_ref());
+    let is_left = |name: &String| allocatable.is_some_and(|amounts| amounts.contains_key(name));
+    told.into_iter().flat_map(BTreeMap::keys).filter(|name| !is_left(name)).cloned().collect()
+}
+
 /// The whole status; times of conditions that have not changed are taken from `old`.
-async fn status(core: &Core, old: Option<&NodeStatus>) -> NodeStatus {
+async fn status(core: &Core, old: Option<&NodeStatus>, extended: Amounts) -> NodeStatus {
     let machine = &core.machine;
     let mut addresses: Vec<NodeAddress> =
         core.node_ips.iter().map(|ip| NodeAddress { type_: "InternalIP".to_owned(), address: ip.to_string() }).collect();
@@ -121,7 +145,7 @@ async fn status(core: &Core, old: Option<&NodeStatus>) -> NodeStatus {
     NodeStatus {
         addresses: Some(addresses),
         capacity: Some(machine.capacity(&core.config)),
-        allocatable: Some(core.allocatable.clone()),
+        allocatable: Some(core.allocatable.clone().into_iter().chain(extended).collect()),
         conditions: Some(conditions(core, old.and_then(|old| old.conditions.as_deref()).unwrap_or_default()).await),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(core.config.port) }),
@@ -238,7 +262,18 @@ fn essence(status: &NodeStatus) -> serde_json::Value {
 }
 
 /// Keeps the Node's status true: writes it when it has changed, and at least every five minutes.
-pub(crate) async fn keep_status(core: Arc<Core>) {
+pub(crate) async fn keep_status(core: Arc<Core>, own: Informer<Node>) {
+    let key = Key::cluster(core.config.node_name.as_str());
+    let capacity = core.machine.capacity(&core.config);
+    let (wake, given) = (core.status_wake.clone(), capacity.clone());
+    own.on_event(move |event| {
+        let node = event.object();
+        let extended = extended(Some(node), &given);
+        let told = node.status.as_ref().and_then(|status| status.allocatable.clone()).unwrap_or_default();
+        if extended != told.into_iter().filter(|(name, _)| !given.contains_key(name)).collect::<Amounts>() {
+            wake.notify_one();
+        }
+    });
     let mut written: Option<NodeStatus> = None;
     // Since when conditions hold is not forgotten with a restart.
     let before = api(&core).get_opt(&core.config.node_name).await.ok().flatten().and_then(|node| node.status);
@@ -246,11 +281,16 @@ pub(crate) async fn keep_status(core: Arc<Core>) {
     let mut due = Instant::now();
     let mut was_ready = false;
     loop {
-        let status = status(&core, written.as_ref().or(before.as_ref())).await;
-        let changed = written.as_ref().is_none_or(|written| essence(written) != essence(&status));
+        let node = own.get(&key);
+        let status = status(&core, written.as_ref().or(before.as_ref()), extended(node.as_deref(), &capacity)).await;
+        let withdrawn = withdrawn(node.as_deref(), status.allocatable.as_ref());
+        let changed = !withdrawn.is_empty() || written.as_ref().is_none_or(|written| essence(written) != essence(&status));
         let mut next = due;
         if changed || Instant::now() >= due {
-            let patch = json!({"status": status});
+            let mut patch = json!({"status": status});
+            for name in &withdrawn {
+                patch["status"]["allocatable"][name.as_str()] = json!(null);
+            }
             let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
             match api(&core).patch_status(&core.config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(_) => {
@@ -373,20 +413,18 @@ async fn create_lease(core: &Core, leases: &Api<Lease>, now: MicroTime) -> kube:
 }
 
 /// Follows the Node: gives the pod network the node's pod ranges as soon as a controller has allocated them.
-pub(crate) async fn follow_pod_cidrs(core: Arc<Core>) {
+pub(crate) async fn follow_pod_cidrs(core: Arc<Core>, own: Informer<Node>) {
     let name = core.config.node_name.clone();
     let wake = Arc::new(Notify::new());
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let nodes: Informer<Node> = Informer::start(&core.ctx, api(&core), config);
     let (waker, core_) = (wake.clone(), core.clone());
-    nodes.on_event(move |event| {
+    own.on_event(move |event| {
         *core_.node.write() = Some(event.object().clone());
         waker.notify_one();
     });
     let mut given: Vec<String> = Vec::new();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
     loop {
-        let node = nodes.get(&Key::cluster(name.as_str()));
+        let node = own.get(&Key::cluster(name.as_str()));
         let spec = node.as_ref().and_then(|node| node.spec.as_ref());
         let mut cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
         if cidrs.is_empty() {
@@ -433,5 +471,27 @@ mod tests {
         let found = taint("a=b:NoExecute").unwrap();
         assert_eq!((found.key.as_str(), found.value.as_deref()), ("a", Some("b")));
         assert!(taint("nothing").is_none());
+    }
+
+    #[test]
+    fn extended_resources_are_for_pods() {
+        let amounts = |list: &[(&str, &str)]| -> Amounts {
+            list.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
+        };
+        let own = amounts(&[("cpu", "2")]);
+        for (capacity, told, expected, gone) in [
+            (&[("cpu", "2")][..], &[("cpu", "2")][..], &[][..], &[][..]),
+            (&[("cpu", "8"), ("example.com/a", "3")], &[("cpu", "2")], &[("example.com/a", "3")], &[]),
+            (&[("cpu", "2")], &[("cpu", "2"), ("example.com/a", "3")], &[], &["example.com/a"]),
+        ] {
+            let (capacity, allocatable) = (Some(amounts(capacity)), Some(amounts(told)));
+            let status = NodeStatus { capacity, allocatable, ..NodeStatus::default() };
+            let node = Node { status: Some(status), ..Node::default() };
+            let extended = extended(Some(&node), &own);
+            assert_eq!(extended, amounts(expected));
+            let left: Amounts = own.clone().into_iter().chain(extended).collect();
+            assert_eq!(withdrawn(Some(&node), Some(&left)), gone);
+        }
+        assert!(extended(None, &own).is_empty() && withdrawn(None, Some(&own)).is_empty());
     }
 }

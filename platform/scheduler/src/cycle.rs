@@ -1,20 +1,21 @@
 //! One decision: filter the nodes, score those that are left, choose.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rand::Rng as _;
 
 use crate::{
     node_info::NodeInfo,
-    plugins::{Plugins, Snapshot},
+    plugins::{Plugins, Prepared, Refusal, Snapshot},
     pod_info::PodInfo,
+    preemption::{self, Verdict},
 };
 
 /// Below so many nodes all of them are looked at (`minFeasibleNodesToFind`); above, a share that shrinks with their number.
 const ENOUGH: usize = 100;
 
 /// What came of a decision.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// This node.
     Node(String),
@@ -24,6 +25,8 @@ pub(crate) enum Outcome {
         message: String,
         /// Who refused.
         plugins: Vec<&'static str>,
+        /// Whether evictions would help; `None` where that was not looked at.
+        preemption: Option<Verdict>,
     },
 }
 
@@ -40,15 +43,19 @@ fn enough(nodes: usize) -> usize {
 pub(crate) fn decide(plugins: &Plugins, snapshot: &Snapshot<'_>, pod: &PodInfo, start: &mut usize) -> Outcome {
     let nodes = snapshot.nodes;
     if nodes.is_empty() {
-        return Outcome::Unschedulable { message: "no nodes available to schedule pods".into(), plugins: Vec::new() };
+        let message = "no nodes available to schedule pods".into();
+        return Outcome::Unschedulable { message, plugins: Vec::new(), preemption: None };
     }
     let prepared = match plugins.prepare(snapshot, pod) {
         Ok(prepared) => prepared,
-        Err((plugin, reason)) => {
-            let message = format!("0/{} nodes are available: {reason}.", nodes.len());
-            return Outcome::Unschedulable { message, plugins: vec![plugin] };
-        }
+        Err((plugin, reason)) => return refused_at_once(snapshot, pod, plugin, &reason),
     };
+    // Room was made for it there: nobody else may have it, and it is not worth a search.
+    if let Some(node) = snapshot.nominated.node_of(&pod.uid).and_then(|name| snapshot.node(name))
+        && fits(plugins, snapshot, &prepared, pod, node).is_ok()
+    {
+        return Outcome::Node(node.name().to_owned());
+    }
     let (mut feasible, mut reasons, mut refused) = (Vec::new(), BTreeMap::<String, usize>::new(), Vec::new());
     // Nodes that might do if pods left them.
     let mut candidates = Vec::new();
@@ -57,7 +64,7 @@ pub(crate) fn decide(plugins: &Plugins, snapshot: &Snapshot<'_>, pod: &PodInfo, 
     for offset in 0..nodes.len() {
         let node = nodes[(*start + offset) % nodes.len()];
         looked_at += 1;
-        match plugins.filter(&prepared, pod, node) {
+        match fits(plugins, snapshot, &prepared, pod, node) {
             Ok(()) => feasible.push(node),
             Err((plugin, refusal)) => {
                 for reason in refusal.reasons {
@@ -77,36 +84,60 @@ pub(crate) fn decide(plugins: &Plugins, snapshot: &Snapshot<'_>, pod: &PodInfo, 
     }
     *start = (*start + looked_at) % nodes.len();
     if feasible.is_empty() {
-        let message = unavailable(nodes.len(), &reasons) + &nobody_evicted(nodes.len(), pod, &candidates);
-        return Outcome::Unschedulable { message, plugins: refused };
+        let verdict = preemption::evaluate(plugins, snapshot, &prepared, pod, &candidates);
+        let message = unavailable(nodes.len(), &reasons) + &told(&verdict);
+        return Outcome::Unschedulable { message, plugins: refused, preemption: Some(verdict) };
     }
     Outcome::Node(best(&feasible, &plugins.score(&prepared, pod, &feasible)).name().to_owned())
 }
 
+/// Whether a node will do for a pod, now and once the pods of the same or a higher priority are there that it is kept for
+/// (`RunFilterPluginsWithNominatedPods`). It has to do without them as well: none of them is sure to come.
+pub(crate) fn fits(
+    plugins: &Plugins,
+    snapshot: &Snapshot<'_>,
+    prepared: &Prepared,
+    pod: &PodInfo,
+    node: &NodeInfo,
+) -> Result<(), (&'static str, Refusal)> {
+    let is_kept_for = |other: &&Arc<PodInfo>| other.priority >= pod.priority && other.uid != pod.uid;
+    let mut others = snapshot.nominated.on(node.name()).filter(is_kept_for).peekable();
+    if others.peek().is_some() {
+        let (mut prepared, mut node) = (prepared.clone(), node.clone());
+        for other in others {
+            plugins.count(&mut prepared, snapshot, pod, other, &node, 1);
+            node.add(other.clone());
+        }
+        plugins.filter(&prepared, pod, &node)?;
+    }
+    plugins.filter(prepared, pod, node)
+}
+
+/// The outcome for a pod that a plugin refused before it looked at nodes.
+///
+/// Of the plugins that are asked whether something can be done about it, `DynamicResources` is the first. Upstream's has
+/// looked at no pod that a plugin before it refused, finds nothing noted of it, and says just that; nobody else is asked then.
+fn refused_at_once(snapshot: &Snapshot<'_>, pod: &PodInfo, plugin: &'static str, reason: &str) -> Outcome {
+    let verdict = (plugin == "DynamicResources").then(|| preemption::hopeless(snapshot, pod));
+    let suffix = verdict.as_ref().map_or_else(|| " not found".to_owned(), told);
+    let message = format!("0/{} nodes are available: {reason}.{suffix}", snapshot.nodes.len());
+    Outcome::Unschedulable { message, plugins: vec![plugin], preemption: verdict }
+}
+
 /// Upstream's text (`FitError.Error`): reasons with their counts, in the order of the resulting texts.
-fn unavailable(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
+pub(crate) fn unavailable(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
     let mut texts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     texts.sort();
     format!("0/{nodes} nodes are available: {}.", texts.join(", "))
 }
 
 /// Upstream's text, to follow the reasons, on why nobody is evicted for the pod: what the `PostFilter` plugins
-/// `DynamicResources` and `DefaultPreemption` say.
-///
-/// Nothing if a candidate has pods of lower priority. Upstream would see whether the pod fits without them, and would say
-/// nothing either once it evicts them; that they could not help, nobody has found out here.
-fn nobody_evicted(nodes: usize, pod: &PodInfo, candidates: &[&NodeInfo]) -> String {
-    let why = if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
-        "not eligible due to preemptionPolicy=Never.".to_owned()
-    } else if candidates.iter().any(|node| node.pods.values().any(|other| other.priority < pod.priority)) {
-        return String::new();
-    } else {
-        let mut reasons = BTreeMap::from([
-            ("No preemption victims found for incoming pod".to_owned(), candidates.len()),
-            ("Preemption is not helpful for scheduling".to_owned(), nodes - candidates.len()),
-        ]);
-        reasons.retain(|_, count| *count > 0);
-        unavailable(nodes, &reasons)
+/// `DynamicResources` and `DefaultPreemption` say. Nothing if somebody is.
+fn told(verdict: &Verdict) -> String {
+    let why = match verdict {
+        Verdict::Evict(_) => return String::new(),
+        Verdict::NotEligible(why) => why,
+        Verdict::Nobody(why) => why.as_str(),
     };
     format!(" no new claims to deallocate, preemption: {why}")
 }

@@ -1,12 +1,11 @@
 //! The scheduler: chooses a node for each pending pod and binds it there.
 //!
-//! Reads Pods, Nodes, Namespaces, PersistentVolumeClaims and PersistentVolumes; writes Bindings, the pod condition
-//! `PodScheduled` and Events, nothing else. Keeps nothing that one list could not rebuild.
+//! Reads Pods, Nodes, Namespaces, PersistentVolumeClaims, PersistentVolumes and PodDisruptionBudgets; writes Bindings, the
+//! pod condition `PodScheduled`, `status.nominatedNodeName` and Events, and evicts pods of lower priority, nothing else.
+//! Keeps nothing that one list could not rebuild.
 //!
-//! Follows kube-scheduler 1.37 (`pkg/scheduler`): queue, snapshot, filter, score, reserve, bind. There is no preemption
-//! yet: where upstream would look whether pods of lower priority can be evicted, the pod waits, and is told only why it
-//! does not fit. There is no dynamic resource allocation either: a pod that asks for resource claims stays pending and is
-//! told so.
+//! Follows kube-scheduler 1.37 (`pkg/scheduler`): queue, snapshot, filter, score, reserve, bind, and preemption where no
+//! node is left. There is no dynamic resource allocation: a pod that asks for resource claims stays pending and is told so.
 //!
 //! Start reading at [`Scheduler`]. A new filter or score is one file in [`plugins`].
 
@@ -17,11 +16,16 @@ mod labels;
 mod pod_info;
 mod node_info;
 mod cache;
+mod nominator;
 mod queue;
 mod cycle;
+mod preemption;
+mod eviction;
 mod inbox;
 mod state;
 pub mod plugins;
+#[cfg(test)]
+mod testing;
 
 pub use error::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! Metrics with kube-scheduler's names, help and buckets (`pkg/scheduler/metrics/metrics.go`, 1.37).
 
 use pharos_telemetry::Register as _;
-use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry, exponential_buckets};
 
 /// The handles; cheap to clone.
 #[derive(Clone)]
@@ -15,6 +15,8 @@ pub(crate) struct Metrics {
     pub(crate) queue_incoming: IntCounterVec,
     pub(crate) cache_size: IntGaugeVec,
     pub(crate) unschedulable: IntGaugeVec,
+    pub(crate) preemption_attempts: IntCounter,
+    pub(crate) preemption_victims: Histogram,
 }
 
 impl Metrics {
@@ -66,6 +68,13 @@ impl Metrics {
                 "scheduler_unschedulable_pods",
                 "The number of unschedulable pods broken down by plugin name.",
                 &["plugin", "profile"],
+            )?,
+            preemption_attempts: registry
+                .counter("scheduler_preemption_attempts_total", "Total preemption attempts in the cluster till now")?,
+            preemption_victims: registry.histogram(
+                "scheduler_preemption_victims",
+                "Number of selected preemption victims",
+                exponential_buckets(1.0, 2.0, 7)?,
             )?,
         })
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A node and the pods on it, those being bound to it included.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct NodeInfo {
     /// `None` while only pods are known of it.
     pub(crate) node: Option<Arc<Node>>,

@@ -15,25 +15,32 @@ mod dynamic_resources;
 mod pod_topology_spread;
 mod inter_pod_affinity;
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::{
+    core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim},
+    policy::v1::PodDisruptionBudget,
+};
 use pharos_client::Informer;
 
-use crate::{node_info::NodeInfo, pod_info::PodInfo};
+use crate::{node_info::NodeInfo, nominator::Nominator, pod_info::PodInfo};
 
 /// The highest score a node can get from one plugin.
 const MAX_SCORE: i64 = 100;
 
 /// The cluster as one decision sees it.
 pub(crate) struct Snapshot<'a> {
+    /// In order of name.
     pub(crate) nodes: &'a [&'a NodeInfo],
     /// Whether any placed pod has affinity that a new pod must be held against.
     pub(crate) has_affinity: bool,
     pub(crate) namespaces: &'a Informer<Namespace>,
     pub(crate) claims: &'a Informer<PersistentVolumeClaim>,
     pub(crate) volumes: &'a Informer<PersistentVolume>,
+    pub(crate) budgets: &'a Informer<PodDisruptionBudget>,
+    pub(crate) nominated: &'a Nominator,
 }
 
 /// What plugins found out about the pod once, before they look at nodes (upstream's `CycleState`).
+#[derive(Clone)]
 pub(crate) struct Prepared {
     volumes: volume_binding::Prepared,
     spread: pod_topology_spread::Prepared,
@@ -59,6 +66,15 @@ type Score = fn(&Prepared, &PodInfo, &[&NodeInfo]) -> Vec<i64>;
 pub(crate) struct Plugins {
     filters: Vec<(&'static str, Filter)>,
     scores: Vec<(i64, Score)>,
+}
+
+// === impl Snapshot ===
+
+impl<'a> Snapshot<'a> {
+    /// A node that exists.
+    pub(crate) fn node(&self, name: &str) -> Option<&'a NodeInfo> {
+        self.nodes.binary_search_by(|node| node.name().cmp(name)).ok().map(|index| self.nodes[index])
+    }
 }
 
 // === impl Refusal ===
@@ -115,6 +131,21 @@ impl Plugins {
             spread: pod_topology_spread::prepare(snapshot, pod),
             affinity: inter_pod_affinity::prepare(snapshot, pod),
         })
+    }
+
+    /// Counts another pod on a node as one that came (`by` is 1) or left (-1) since the plugins looked at the pod (upstream's
+    /// `PreFilterExtensions`).
+    pub(crate) fn count(
+        &self,
+        prepared: &mut Prepared,
+        snapshot: &Snapshot<'_>,
+        pod: &PodInfo,
+        other: &PodInfo,
+        node: &NodeInfo,
+        by: i64,
+    ) {
+        prepared.spread.count(pod, other, node, by);
+        prepared.affinity.count(snapshot, pod, other, node, by);
     }
 
     /// Whether a node will do; if not, the first plugin that refuses it, and why.

@@ -1,5 +1,6 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, PodSpec, Toleration};
 use pharos_client::{Key, Regarding};
 
@@ -59,6 +60,35 @@ impl PodInfo {
     /// Whether it will use nothing any more.
     pub(crate) fn is_terminal(&self) -> bool {
         matches!(self.pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+    }
+
+    /// The node where room was made for it, as its status tells.
+    pub(crate) fn nominated_node(&self) -> Option<&str> {
+        self.pod.status.as_ref()?.nominated_node_name.as_deref().filter(|n| !n.is_empty())
+    }
+
+    pub(crate) fn is_deleting(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether it is going because a scheduler wanted its place.
+    pub(crate) fn is_being_preempted(&self) -> bool {
+        let mut conditions = self.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        self.is_deleting()
+            && conditions
+                .find(|c| c.type_ == "DisruptionTarget")
+                .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+    }
+
+    /// Since when the kubelet knows it.
+    pub(crate) fn start_time(&self) -> Option<Timestamp> {
+        self.pod.status.as_ref()?.start_time.as_ref().map(|time| time.0)
+    }
+
+    /// What comes first is more important: a higher priority, then the longer run (`MoreImportantPod`). A pod that has not
+    /// started counts as if it started `now`.
+    pub(crate) fn importance(&self, now: Timestamp) -> (Reverse<i32>, Timestamp) {
+        (Reverse(self.priority), self.start_time().unwrap_or(now))
     }
 
     pub(crate) fn is_gated(&self) -> bool {

@@ -198,6 +198,16 @@ impl Queue {
         }
     }
 
+    /// Something changed for one pod: if it waits for an event, this is one.
+    pub(crate) fn reconsider(&mut self, key: &Key, uid: &str, event: &str) {
+        let Some(queued) = self.pods.get_mut(key).filter(|q| q.info.uid == uid) else { return };
+        match queued.place {
+            Place::Unschedulable(_) => self.retry(key, event),
+            Place::Taken { .. } => queued.place = Place::Taken { moved: true },
+            Place::Active | Place::Backoff(_) | Place::Gated => {}
+        }
+    }
+
     /// Moves pods whose wait is over.
     fn wake(&mut self) {
         let now = Instant::now();

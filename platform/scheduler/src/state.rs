@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    api::{
+        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+        policy::v1::PodDisruptionBudget,
+    },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
@@ -20,10 +23,13 @@ use crate::{
     Error, Scheduler,
     cache::Cache,
     cycle::{self, Outcome},
+    eviction::Eviction,
     inbox::{Changes, Inbox},
     metrics::Metrics,
+    nominator::Nominator,
     plugins::{Plugins, Snapshot},
     pod_info::PodInfo,
+    preemption::{Candidate, Verdict},
     queue::{Attempt, Failed, Queue},
 };
 
@@ -41,13 +47,15 @@ pub(crate) struct State {
     namespaces: Informer<Namespace>,
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
+    budgets: Informer<PodDisruptionBudget>,
     inbox: Inbox,
     cache: Cache,
+    nominator: Nominator,
     queue: Queue,
     /// UIDs by key, to know a pod that was deleted and made anew under its old name.
     known: HashMap<Key, String>,
-    /// Bindings and condition writes on their way.
-    writes: JoinSet<Option<Bound>>,
+    /// Bindings, evictions and condition writes on their way.
+    writes: JoinSet<Option<Written>>,
     slots: Arc<Semaphore>,
     start: usize,
 }
@@ -56,10 +64,24 @@ pub(crate) struct State {
 pub(crate) enum Event {
     /// Objects changed.
     Changed(Changes),
-    /// A write came to its end; a binding says how.
-    Written(Option<Bound>),
+    /// A write came to its end; bindings and evictions say how.
+    Written(Option<Written>),
     /// A pod is to be tried.
     Try,
+}
+
+/// The end of a write that says how it ended.
+pub(crate) enum Written {
+    Bound(Bound),
+    Evicted(Evicted),
+}
+
+/// The end of the evictions for a pod.
+pub(crate) struct Evicted {
+    pod: Arc<PodInfo>,
+    /// Who refused the pod, so that they were necessary.
+    plugins: Vec<&'static str>,
+    succeeded: bool,
 }
 
 /// The end of a binding.
@@ -81,6 +103,7 @@ impl State {
         let namespaces = Informer::start(ctx, Api::<Namespace>::all(client.clone()), watcher::Config::default());
         let claims = Informer::start(ctx, Api::<PersistentVolumeClaim>::all(client.clone()), watcher::Config::default());
         let volumes = Informer::start(ctx, Api::<PersistentVolume>::all(client.clone()), watcher::Config::default());
+        let budgets = Informer::start(ctx, Api::<PodDisruptionBudget>::all(client.clone()), watcher::Config::default());
         let put = inbox.clone();
         pods.on_event(move |event| {
             let key = Key::of(&**event.object());
@@ -103,6 +126,7 @@ impl State {
                 namespaces.synced().await;
                 claims.synced().await;
                 volumes.synced().await;
+                budgets.synced().await;
             } => {}
         }
         Some(Self {
@@ -116,8 +140,10 @@ impl State {
             namespaces,
             claims,
             volumes,
+            budgets,
             inbox,
             cache: Cache::default(),
+            nominator: Nominator::default(),
             known: HashMap::new(),
             writes: JoinSet::new(),
             slots: Arc::new(Semaphore::new(BINDINGS)),
@@ -141,11 +167,9 @@ impl State {
     pub(crate) fn apply(&mut self, event: Event) {
         match event {
             Event::Changed(changes) => self.note(changes),
-            Event::Written(bound) => {
-                if let Some(bound) = bound {
-                    self.bound(bound);
-                }
-            }
+            Event::Written(None) => {}
+            Event::Written(Some(Written::Bound(bound))) => self.bound(bound),
+            Event::Written(Some(Written::Evicted(evicted))) => self.evicted(evicted),
             Event::Try => {
                 if self.slots.available_permits() > 0
                     && let Some(attempt) = self.queue.take()
@@ -160,7 +184,7 @@ impl State {
         }
     }
 
-    /// Lets the bindings on their way come to their end.
+    /// Lets the bindings and evictions on their way come to their end.
     pub(crate) async fn drain(mut self) {
         while self.writes.join_next().await.is_some() {}
     }
@@ -187,30 +211,42 @@ impl State {
             && now.as_ref().is_none_or(|info| info.uid != uid)
         {
             self.known.remove(key);
-            self.queue.remove(key);
-            if self.cache.forget(&uid) {
-                self.queue.move_all("AssignedPodDelete");
-            }
+            self.leave(key, &uid);
         }
         let Some(info) = now else { return };
         self.known.insert(key.clone(), info.uid.clone());
         if info.is_terminal() {
-            self.queue.remove(key);
-            if self.cache.forget(&info.uid) {
-                self.queue.move_all("AssignedPodDelete");
-            }
+            self.leave(key, &info.uid);
         } else if let Some(node) = info.node_name().map(str::to_owned) {
             self.queue.remove(key);
+            self.nominator.remove(&info.uid);
             self.cache.place(info, &node, false);
             if self.plugins_care_for_placed_pods() {
                 self.queue.move_all("AssignedPodAdd");
             }
-        } else if self.is_responsible(&info) && info.pod.metadata.deletion_timestamp.is_none() {
+        } else if self.is_responsible(&info) && !info.is_deleting() {
             if !self.cache.is_assumed(&info.uid) {
+                self.nominator.update(info.clone());
                 self.queue.put(info);
             }
         } else {
-            self.queue.remove(key);
+            self.leave_queue(key, &info.uid);
+        }
+    }
+
+    /// A pod is over: what it used, or what was kept for it, is free.
+    fn leave(&mut self, key: &Key, uid: &str) {
+        self.leave_queue(key, uid);
+        if self.cache.forget(uid) {
+            self.queue.move_all("AssignedPodDelete");
+        }
+    }
+
+    /// A pod is not to be scheduled any more. For others a nominated pod was like one that is there.
+    fn leave_queue(&mut self, key: &Key, uid: &str) {
+        self.queue.remove(key);
+        if self.nominator.remove(uid) {
+            self.queue.move_all("AssignedPodDelete");
         }
     }
 
@@ -235,27 +271,94 @@ impl State {
                 namespaces: &self.namespaces,
                 claims: &self.claims,
                 volumes: &self.volumes,
+                budgets: &self.budgets,
+                nominated: &self.nominator,
             };
             cycle::decide(&self.plugins, &snapshot, &attempt.pod, &mut self.start)
         };
         self.metrics.algorithm_duration.observe(began.elapsed().as_secs_f64());
         match outcome {
             Outcome::Node(node) => self.bind(attempt, node, began),
-            Outcome::Unschedulable { message, plugins } => {
+            Outcome::Unschedulable { message, plugins, preemption } => {
                 self.count_attempt("unschedulable", began);
-                self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, Failed::Unschedulable(plugins));
-                self.fail(&attempt.pod, "Unschedulable", message);
+                if preemption.is_some() {
+                    self.metrics.preemption_attempts.inc();
+                }
+                match preemption {
+                    Some(Verdict::Evict(candidate)) => {
+                        let node = Some(candidate.node.clone());
+                        self.nominator.set(attempt.pod.clone(), node.clone());
+                        self.fail(&attempt.pod, "Unschedulable", message, Some(node));
+                        self.evict(attempt.pod, plugins, candidate);
+                    }
+                    Some(Verdict::Nobody(_)) => {
+                        self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, Failed::Unschedulable(plugins));
+                        if self.nominator.set(attempt.pod.clone(), None) {
+                            self.queue.move_all("AssignedPodDelete");
+                        }
+                        self.fail(&attempt.pod, "Unschedulable", message, Some(None));
+                    }
+                    Some(Verdict::NotEligible(_)) | None => {
+                        self.queue.put_back(&attempt.pod.key, &attempt.pod.uid, Failed::Unschedulable(plugins));
+                        self.fail(&attempt.pod, "Unschedulable", message, None);
+                    }
+                }
             }
         }
+    }
+
+    /// Makes room for a pod on its node. The pod is put back only when that is done: it would not know what to make of a node
+    /// that half of the victims have left, and what happens meanwhile counts as an event for it.
+    fn evict(&mut self, pod: Arc<PodInfo>, plugins: Vec<&'static str>, candidate: Candidate) {
+        let Candidate { node, victims, .. } = candidate;
+        let newest = |victim: Arc<PodInfo>| {
+            let newest = self.pods.get(&victim.key)?;
+            let is_there =
+                newest.metadata.uid.as_deref() == Some(victim.uid.as_str()) && newest.metadata.deletion_timestamp.is_none();
+            is_there.then_some(newest)
+        };
+        let count = victims.len();
+        let victims: Vec<Arc<Pod>> = victims.into_iter().filter_map(newest).collect();
+        if victims.is_empty() {
+            // They are going already.
+            return self.queue.put_back(&pod.key, &pod.uid, Failed::Unschedulable(plugins));
+        }
+        self.metrics.preemption_victims.observe(count as f64);
+        // There may be no room for them any more, and they had better look elsewhere.
+        let displaced: Vec<_> = self.nominator.on(&node).filter(|other| other.priority < pod.priority).cloned().collect();
+        for other in &displaced {
+            self.nominator.set(other.clone(), None);
+            self.queue.reconsider(&other.key, &other.uid, "PodUpdate");
+        }
+        let span = tracing::info_span!("preempt", namespace = %pod.key.namespace, pod = %pod.key.name, node);
+        tracing::debug!(parent: &span, victims = victims.len(), "pods of lower priority have to go");
+        let eviction = Eviction { pod: pod.clone(), node, victims, displaced };
+        let (slots, client, recorder) = (self.slots.clone(), self.client.clone(), self.recorder.clone());
+        self.writes.spawn(
+            async move {
+                let _slot = slots.acquire_owned().await;
+                let succeeded = eviction.run(client, recorder).await;
+                Some(Written::Evicted(Evicted { pod, plugins, succeeded }))
+            }
+            .instrument(span),
+        );
+    }
+
+    fn evicted(&mut self, evicted: Evicted) {
+        let Evicted { pod, plugins, succeeded } = evicted;
+        let outcome = if succeeded { Failed::Unschedulable(plugins) } else { Failed::Error };
+        self.queue.put_back(&pod.key, &pod.uid, outcome);
     }
 
     /// Counts the pod on its node at once, and tells the API server meanwhile.
     fn bind(&mut self, attempt: Attempt, node: String, began: Instant) {
         let Attempt { pod, attempts, since } = attempt;
         self.cache.place(pod.clone(), &node, true);
+        self.nominator.remove(&pod.uid);
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             // `next` makes sure that there is one.
             self.cache.forget(&pod.uid);
+            self.nominator.update(pod.clone());
             return self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
         };
         let client = self.client.clone();
@@ -269,7 +372,7 @@ impl State {
                     Ok(Err(source)) => Err(Error::Bind { pod: pod.key.clone(), node: node.clone(), source }),
                     Err(_) => Err(Error::Deadline { pod: pod.key.clone(), node: node.clone() }),
                 };
-                Some(Bound { pod, node, attempts, since, began, outcome })
+                Some(Written::Bound(Bound { pod, node, attempts, since, began, outcome }))
             }
             .instrument(span),
         );
@@ -289,6 +392,7 @@ impl State {
             }
             Err(error) => {
                 self.cache.forget(&pod.uid);
+                self.nominate_again(&pod);
                 self.queue.move_all("ScheduleAttemptFailure");
                 self.count_attempt("error", began);
                 self.queue.put_back(&pod.key, &pod.uid, Failed::Error);
@@ -297,14 +401,22 @@ impl State {
                     tracing::debug!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding was refused");
                 } else {
                     tracing::warn!(pod = %pod.key, node, error = &error as &dyn std::error::Error, "binding failed");
-                    self.fail(&pod, "SchedulerError", error.told());
+                    self.fail(&pod, "SchedulerError", error.told(), None);
                 }
             }
         }
     }
 
-    /// Tells users why the pod is pending.
-    fn fail(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String) {
+    /// A pod that was not bound after all has the nomination again that its status tells.
+    fn nominate_again(&mut self, pod: &PodInfo) {
+        let newest = self.pods.get(&pod.key).map(PodInfo::new).filter(|newest| newest.uid == pod.uid);
+        if let Some(newest) = newest.filter(|newest| newest.node_name().is_none() && !newest.is_deleting()) {
+            self.nominator.update(Arc::new(newest));
+        }
+    }
+
+    /// Tells users why the pod is pending and, if that is to change, which node it is nominated for.
+    fn fail(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String, nominate: Option<Option<String>>) {
         self.recorder.doing("Scheduling").warning(&pod.regarding(), "FailedScheduling", message.clone());
         // The attempt may have begun before its predecessor's condition was seen.
         let newest = self.pods.get(&pod.key);
@@ -312,7 +424,7 @@ impl State {
         // A binding without an answer may have happened, and the watch may be about to tell: only a pod that is still the one
         // that is known is told that it is not scheduled.
         let version = newest.metadata.resource_version.clone().filter(|_| reason == "SchedulerError");
-        let Some(condition) = not_scheduled(newest, reason, &message, jiff::Timestamp::now()) else { return };
+        let Some(status) = status_of_failure(newest, reason, &message, nominate, jiff::Timestamp::now()) else { return };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
         let pod = pod.clone();
         // A pod of the same name that was made since must not be told this.
@@ -320,7 +432,7 @@ impl State {
         if let Some(version) = version {
             metadata["resourceVersion"] = version.into();
         }
-        let patch = serde_json::json!({"metadata": metadata, "status": {"conditions": [condition]}});
+        let patch = serde_json::json!({"metadata": metadata, "status": status});
         let (slots, client_span) = (self.slots.clone(), tracing::info_span!("condition", pod = %pod.key));
         self.writes.spawn(
             async move {
@@ -342,12 +454,31 @@ impl State {
     }
 }
 
-/// The condition that says why the pod is pending, or `None` if the pod says so already, or is bound. Its time is that of a
-/// change of the status, not of the reason or the message (`UpdatePodCondition`).
-fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<serde_json::Value> {
+/// What a failed attempt changes in the pod's status, or `None` if that is nothing.
+fn status_of_failure(
+    pod: &Pod,
+    reason: &str,
+    message: &str,
+    nominate: Option<Option<String>>,
+    now: jiff::Timestamp,
+) -> Option<serde_json::Value> {
     if pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|node| !node.is_empty()) {
         return None; // Bound after all.
     }
+    let mut status = serde_json::Map::new();
+    if let Some(condition) = not_scheduled(pod, reason, message, now) {
+        status.insert("conditions".to_owned(), serde_json::json!([condition]));
+    }
+    let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or_default();
+    if let Some(node) = nominate.filter(|node| node.as_deref().unwrap_or_default() != nominated) {
+        status.insert("nominatedNodeName".to_owned(), node.into());
+    }
+    (!status.is_empty()).then_some(status.into())
+}
+
+/// The condition that says why the pod is pending, or `None` if the pod says so already. Its time is that of a
+/// change of the status, not of the reason or the message (`UpdatePodCondition`).
+fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<serde_json::Value> {
     let before = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "PodScheduled");
     let before = before.filter(|c| c.status == "False");
     if before.is_some_and(|c| c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)) {
@@ -403,14 +534,12 @@ mod tests {
                 "lastTransitionTime": before});
             serde_json::from_value(json!({"metadata": {"generation": 3}, "status": {"conditions": [condition]}})).unwrap()
         };
-        let bound: Pod = serde_json::from_value(json!({"spec": {"containers": [], "nodeName": "n"}})).unwrap();
         for (pod, reason, message, expected) in [
             (Pod::default(), "Unschedulable", "m", Some(now)),
             (pod("True"), "Unschedulable", "m", Some(now)),
             (pod("False"), "Unschedulable", "m", None),
             (pod("False"), "Unschedulable", "other", Some(before)),
             (pod("False"), "SchedulerError", "m", Some(before)),
-            (bound, "SchedulerError", "m", None),
         ] {
             let condition = not_scheduled(&pod, reason, message, now.parse().unwrap());
             let time = condition.as_ref().map(|c| c["lastTransitionTime"].as_str().unwrap());
@@ -423,6 +552,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_failure_changes_no_more_than_it_has_to() {
+        let pod = |node: Option<&str>, nominated: Option<&str>| -> Pod {
+            let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m"});
+            serde_json::from_value(json!({"spec": {"containers": [], "nodeName": node},
+                "status": {"conditions": [condition], "nominatedNodeName": nominated}}))
+            .unwrap()
+        };
+        let to = |node: &str| Some(Some(node.to_owned()));
+        for (pod, nominate, expected) in [
+            (pod(None, None), None, None),
+            (pod(None, Some("n")), None, None),
+            (pod(None, None), Some(None), None),
+            (pod(None, Some("n")), to("n"), None),
+            (pod(None, None), to("n"), Some(json!({"nominatedNodeName": "n"}))),
+            (pod(None, Some("n")), to("m"), Some(json!({"nominatedNodeName": "m"}))),
+            (pod(None, Some("n")), Some(None), Some(json!({"nominatedNodeName": null}))),
+            (pod(Some("n"), None), to("m"), None),
+        ] {
+            let status = status_of_failure(&pod, "Unschedulable", "m", nominate.clone(), jiff::Timestamp::now());
+            assert_eq!(status, expected, "{nominate:?}");
+        }
+        let status = status_of_failure(&pod(None, None), "Unschedulable", "other", to("n"), jiff::Timestamp::now()).unwrap();
+        assert_eq!((&status["conditions"][0]["message"], &status["nominatedNodeName"]), (&json!("other"), &json!("n")));
+        assert!(status_of_failure(&pod(Some("n"), None), "SchedulerError", "other", None, jiff::Timestamp::now()).is_none());
     }
 
     #[test]

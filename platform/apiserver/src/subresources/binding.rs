@@ -80,6 +80,10 @@ fn bind(pod: &Value, binding: &Value, node: &str, name: &str, now: &str) -> Resu
     let mut conditions: Vec<Value> = conditions.into_iter().filter(|condition| condition["type"] != "PodScheduled").collect();
     conditions.push(condition);
     bound["status"]["conditions"] = json!(conditions);
+    // Where room was made for it, or was to be, is of no interest any more (`ClearingNominatedNodeNameAfterBinding`).
+    if let Some(status) = bound["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     Ok(bound)
 }
 
@@ -89,10 +93,12 @@ mod tests {
 
     #[test]
     fn binds_once() {
-        let pod = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "spec": {}});
+        let status = json!({"phase": "Pending", "nominatedNodeName": "m"});
+        let pod = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "spec": {}, "status": status});
         let bound = bind(&pod, &json!({}), "n", "a", "2026-01-01T00:00:00Z").unwrap();
         assert_eq!(bound["spec"]["nodeName"], "n");
         assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+        assert_eq!((&bound["status"]["phase"], bound["status"].get("nominatedNodeName")), (&json!("Pending"), None));
         assert!(bind(&bound, &json!({}), "m", "a", "").unwrap_err().message().contains("already assigned"));
     }
 }

@@ -418,11 +418,62 @@ async fn evictions_respect_budgets() {
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
     let refused = server.post(&format!("{PODS}/p/eviction"), &eviction).await;
     assert_eq!(refused.code, 429, "{}", refused.text);
+    let cause =
+        json!({"reason": "DisruptionBudget", "message": "The disruption budget b needs 1 healthy pods and has 1 currently"});
+    assert_eq!(refused.body["details"]["causes"], json!([cause]));
     server.merge(&format!("{budgets}/b/status"), &state(1)).await;
     assert_eq!(server.post(&format!("{PODS}/p/eviction"), &eviction).await.code, 201);
     let gone = server.get(&format!("{PODS}/p")).await.body;
     assert!(gone["metadata"]["deletionTimestamp"].is_string());
-    assert_eq!(server.get(&format!("{budgets}/b")).await.body["status"]["disruptionsAllowed"], 0);
+    let conditions = gone["status"]["conditions"].as_array().unwrap();
+    let condition = conditions.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
+    let spent = server.get(&format!("{budgets}/b")).await.body;
+    assert_eq!(spent["status"]["disruptionsAllowed"], 0);
+    assert!(spent["status"]["disruptedPods"]["p"].is_string(), "{spent}");
+    assert_eq!(spent["status"]["conditions"][0]["reason"], "InsufficientPods");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evictions_of_pods_that_budgets_do_not_count() {
+    let server = Server::start().await;
+    account(&server).await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}});
+    server.create(budgets, json!({"metadata": {"name": "b"}, "spec": spec})).await;
+    let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 0,
+        "currentHealthy": 0, "desiredHealthy": 1, "expectedPods": 1}});
+    server.merge(&format!("{budgets}/b/status"), &status).await;
+    let labelled = async |name: &str, phase: &str| {
+        let mut labelled = pod(name);
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        server.create(PODS, labelled).await;
+        let binding = json!({"metadata": {"name": name}, "target": {"name": "n"}});
+        server.create(&format!("{PODS}/{name}/binding"), binding).await;
+        server.merge(&format!("{PODS}/{name}/status"), &json!({"status": {"phase": phase}})).await;
+    };
+    let evict = async |name: &str| {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        server.post(&format!("{PODS}/{name}/eviction"), &eviction).await
+    };
+    labelled("unready", "Running").await;
+    assert_eq!(evict("unready").await.code, 429, "too few are healthy");
+    for (name, phase) in [("pending", "Pending"), ("over", "Succeeded")] {
+        labelled(name, phase).await;
+        let answer = evict(name).await;
+        assert_eq!(answer.code, 201, "{}", answer.text);
+    }
+    server.merge(&format!("{budgets}/b"), &json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}})).await;
+    let answer = evict("unready").await;
+    assert_eq!(answer.code, 201, "{}", answer.text);
+    let untouched = server.get(&format!("{budgets}/b")).await.body;
+    assert!(untouched["status"].get("disruptedPods").is_none(), "{untouched}");
+
+    server.create(budgets, json!({"metadata": {"name": "c"}, "spec": {"minAvailable": 1, "selector": {}}})).await;
+    labelled("twice", "Running").await;
+    let refused = evict("twice").await;
+    assert_eq!(refused.code, 500, "{}", refused.text);
+    assert!(refused.body["message"].as_str().unwrap().starts_with("This pod has more than one PodDisruptionBudget"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

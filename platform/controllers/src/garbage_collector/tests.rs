@@ -8,6 +8,7 @@ fn resource() -> Arc<Served> {
         plural: "configmaps".into(),
         namespaced: true,
         verbs: Vec::new(),
+        scale: false,
     })
 }
 

@@ -2,59 +2,17 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use pharos_client::Informer;
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
 
 use super::*;
-use crate::cache::Cache;
-
-fn node(name: &str, mut extra: Value) -> Arc<Node> {
-    let labels = extra.get("labels").cloned().unwrap_or_else(|| json!({}));
-    let mut labels = labels.as_object().unwrap().clone();
-    labels.insert("kubernetes.io/hostname".into(), json!(name));
-    let spec = extra.get_mut("spec").map(Value::take).unwrap_or_else(|| json!({}));
-    let allocatable =
-        extra.get_mut("allocatable").map(Value::take).unwrap_or_else(|| json!({"cpu": "2", "memory": "4Gi", "pods": "10"}));
-    Arc::new(
-        serde_json::from_value(
-            json!({"metadata": {"name": name, "labels": labels}, "spec": spec, "status": {"allocatable": allocatable}}),
-        )
-        .unwrap(),
-    )
-}
-
-fn pod(name: &str, labels: Value, spec: Value) -> Arc<PodInfo> {
-    let mut whole = json!({"containers": [{"name": "c"}]});
-    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    let pod: Pod = serde_json::from_value(
-        json!({"metadata": {"name": name, "namespace": "a", "uid": name, "labels": labels}, "spec": whole}),
-    )
-    .unwrap();
-    Arc::new(PodInfo::new(Arc::new(pod)))
-}
+use crate::testing::{World, asks, node, pod, with};
 
 fn decide_on(nodes: &[Arc<Node>], placed: &[(Arc<PodInfo>, &str)], pod: &PodInfo) -> Outcome {
-    let mut cache = Cache::default();
-    for node in nodes {
-        cache.set_node(node.metadata.name.as_deref().unwrap(), Some(node.clone()));
-    }
-    for (pod, node) in placed {
-        cache.place(pod.clone(), node, false);
-    }
-    let (namespaces, claims, volumes) = (Informer::detached(), Informer::detached(), Informer::detached());
-    let nodes = cache.nodes();
-    let snapshot = Snapshot {
-        nodes: &nodes,
-        has_affinity: cache.has_affinity(),
-        namespaces: &namespaces,
-        claims: &claims,
-        volumes: &volumes,
-    };
-    decide(&Plugins::default(), &snapshot, pod, &mut 0)
+    World::new(nodes, placed).decide(pod)
 }
 
-/// A message is compared up to what it says about preemption; see `nobody_is_evicted`.
+/// A message is compared up to what it says about preemption; see `why_nobody_is_evicted`.
 #[track_caller]
 fn check(nodes: &[Arc<Node>], placed: &[(Arc<PodInfo>, &str)], pod: &PodInfo, expected: &str) {
     match decide_on(nodes, placed, pod) {
@@ -63,10 +21,6 @@ fn check(nodes: &[Arc<Node>], placed: &[(Arc<PodInfo>, &str)], pod: &PodInfo, ex
             assert_eq!(message.split(" no new claims").next().unwrap(), expected);
         }
     }
-}
-
-fn asks(cpu: &str) -> Value {
-    json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
 }
 
 #[test]
@@ -167,41 +121,40 @@ fn spreading() {
 }
 
 #[test]
-fn nobody_is_evicted() {
+fn why_nobody_is_evicted() {
     let nodes = [
         node("a", json!({})),
         node("b", json!({"spec": {"unschedulable": true}})),
         node("c", json!({"allocatable": {"cpu": "1", "memory": "4Gi", "pods": "10"}})),
     ];
-    let with = |priority: i32, spec: Value| {
-        let mut spec = spec;
-        spec.as_object_mut().unwrap().insert("priority".into(), json!(priority));
-        spec
-    };
-    let full = pod("full", json!({}), with(5, asks("2")));
+    let full = pod("full", json!({}), with(asks("2"), json!({"priority": 5})));
     let reasons = "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.";
-    let never = json!({"containers": asks("1500m")["containers"], "preemptionPolicy": "Never"});
     for (what, nodes, pod, expected) in [
         (
             "c is too small, b is cordoned, and a's pod is as important",
             &nodes[..],
-            pod("p", json!({}), with(5, asks("1500m"))),
+            pod("p", json!({}), with(asks("1500m"), json!({"priority": 5}))),
             format!(
                 "{reasons} no new claims to deallocate, preemption: 0/3 nodes are available: \
                  1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."
             ),
         ),
-        ("a's pod is less important", &nodes[..], pod("p", json!({}), with(6, asks("1500m"))), reasons.to_owned()),
+        (
+            "a's pod is less important, and goes",
+            &nodes[..],
+            pod("p", json!({}), with(asks("1500m"), json!({"priority": 6}))),
+            reasons.to_owned(),
+        ),
         (
             "the pod does not want it",
             &nodes[..],
-            pod("p", json!({}), with(6, never)),
+            pod("p", json!({}), with(asks("1500m"), json!({"priority": 6, "preemptionPolicy": "Never"}))),
             format!("{reasons} no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."),
         ),
         (
             "no eviction makes the node larger",
             &nodes[..1],
-            pod("p", json!({}), with(6, asks("3"))),
+            pod("p", json!({}), with(asks("3"), json!({"priority": 6}))),
             "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
              1 Preemption is not helpful for scheduling."
                 .to_owned(),
@@ -209,7 +162,7 @@ fn nobody_is_evicted() {
         (
             "only pods are in the way",
             &nodes[..1],
-            pod("p", json!({}), with(0, asks("1"))),
+            pod("p", json!({}), with(asks("1"), json!({"priority": 0}))),
             "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
              1 No preemption victims found for incoming pod."
                 .to_owned(),
@@ -217,6 +170,47 @@ fn nobody_is_evicted() {
     ] {
         let Outcome::Unschedulable { message, .. } = decide_on(nodes, &[(full.clone(), "a")], &pod) else { panic!("{what}") };
         assert_eq!(message, expected, "{what}");
+    }
+}
+
+#[test]
+fn nodes_are_kept_for_whom_room_was_made() {
+    let nodes = [node("a", json!({})), node("b", json!({"allocatable": {"cpu": "1", "memory": "4Gi", "pods": "10"}}))];
+    let waiting = pod("waiting", json!({}), with(asks("1500m"), json!({"priority": 5})));
+    let world = World::new(&nodes, &[]).nominate(&waiting, "a");
+    for (what, pod, expected) in [
+        ("who waits gets it", waiting.clone(), Some("a")),
+        ("a more important pod does not care", pod("p", json!({}), with(asks("1500m"), json!({"priority": 6}))), Some("a")),
+        ("one as important does", pod("p", json!({}), with(asks("1500m"), json!({"priority": 5}))), None),
+        ("less important ones go elsewhere", pod("p", json!({}), asks("600m")), Some("b")),
+        ("what is left is for all", pod("p", json!({}), with(asks("300m"), json!({"nodeName": "a"}))), Some("a")),
+    ] {
+        match world.decide(&pod) {
+            Outcome::Node(node) => assert_eq!(Some(node.as_str()), expected, "{what}"),
+            Outcome::Unschedulable { message, .. } => assert_eq!(None, expected, "{what}: {message}"),
+        }
+    }
+    // Its place is taken, but it may go elsewhere.
+    let world = World::new(&nodes, &[(pod("x", json!({}), asks("1500m")), "a")]);
+    let small = pod("small", json!({}), asks("1"));
+    assert!(matches!(world.nominate(&small, "a").decide(&small), Outcome::Node(node) if node == "b"));
+}
+
+#[test]
+fn those_a_node_is_kept_for_keep_others_away() {
+    let away = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}}});
+    let nodes = [node("a", json!({}))];
+    let db = pod("db", json!({"app": "db"}), json!({}));
+    let shy = pod("shy", json!({}), away);
+    for (waiting, pod, expected) in [
+        (&db, &shy, "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules."),
+        (&shy, &db, "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."),
+    ] {
+        let Outcome::Unschedulable { message, .. } = World::new(&nodes, &[]).nominate(waiting, "a").decide(pod) else {
+            panic!("{expected}")
+        };
+        assert_eq!(message.split(" no new claims").next().unwrap(), expected);
     }
 }
 
@@ -234,7 +228,7 @@ fn what_is_not_supported_is_said() {
         &[node("a", json!({}))],
         &[],
         &pod("p", json!({}), claim),
-        "0/1 nodes are available: persistentvolumeclaim \"c\" not found.",
+        "0/1 nodes are available: persistentvolumeclaim \"c\" not found. not found",
     );
 }
 

@@ -15,15 +15,16 @@ use crate::{labels::selects, node_info::NodeInfo, pod_info::PodInfo};
 type Domain = (String, String);
 
 /// What was counted over all nodes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Prepared {
     /// Domains where a placed pod does not want this one.
     refused: BTreeMap<Domain, i64>,
     /// For each required term, the domains with matching pods.
     near: Vec<(String, BTreeMap<Domain, i64>)>,
     away: Vec<(String, BTreeMap<Domain, i64>)>,
-    /// Nothing matches the required terms yet, but the pod itself would: the first of its kind may go anywhere.
-    first_of_its_kind: bool,
+    /// The pod itself matches the terms that it must be near to: while nothing else does, the first of its kind may go
+    /// anywhere.
+    matches_itself: bool,
     /// Domains by how much they are preferred.
     preferred: BTreeMap<Domain, i64>,
 }
@@ -47,8 +48,7 @@ pub(super) fn prepare(snapshot: &Snapshot<'_>, pod: &PodInfo) -> Prepared {
     };
     prepared.near = pod.required_affinity().iter().map(count).collect();
     prepared.away = pod.required_anti_affinity().iter().map(count).collect();
-    prepared.first_of_its_kind = prepared.near.iter().all(|(_, domains)| domains.is_empty())
-        && pod.required_affinity().iter().all(|term| matches(snapshot, term, pod, pod));
+    prepared.matches_itself = pod.required_affinity().iter().all(|term| matches(snapshot, term, pod, pod));
 
     let affinity = pod.affinity();
     let near = affinity.and_then(|a| a.pod_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_deref());
@@ -77,7 +77,36 @@ pub(super) fn prepare(snapshot: &Snapshot<'_>, pod: &PodInfo) -> Prepared {
     prepared
 }
 
-/// Whether `other` is one of the pods that a term of `owner` means.
+// === impl Prepared ===
+
+impl Prepared {
+    /// See [`super::Plugins::count`]. Preferences are not counted anew: they choose among nodes that will do.
+    pub(super) fn count(&mut self, snapshot: &Snapshot<'_>, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, by: i64) {
+        let near = pod.required_affinity().iter().zip(&mut self.near);
+        for (term, (key, domains)) in near.chain(pod.required_anti_affinity().iter().zip(&mut self.away)) {
+            if let Some(domain) = domain(node, key).filter(|_| matches(snapshot, term, pod, other)) {
+                change(domains, domain, by);
+            }
+        }
+        for term in other.required_anti_affinity() {
+            if let Some(domain) = domain(node, &term.topology_key).filter(|_| matches(snapshot, term, other, pod)) {
+                change(&mut self.refused, domain, by);
+            }
+        }
+    }
+}
+
+/// A domain without pods is none.
+fn change(domains: &mut BTreeMap<Domain, i64>, domain: Domain, by: i64) {
+    let pods = domains.get(&domain).copied().unwrap_or_default() + by;
+    if pods > 0 {
+        domains.insert(domain, pods)
+    } else {
+        domains.remove(&domain)
+    };
+}
+
+/// Whether `other` is one of the pods that a term of `owner` means. A pod that is going counts until it is gone, as upstream.
 fn matches(snapshot: &Snapshot<'_>, term: &PodAffinityTerm, owner: &PodInfo, other: &PodInfo) -> bool {
     let named = term.namespaces.as_deref().unwrap_or_default();
     let in_namespace = match &term.namespace_selector {
@@ -90,7 +119,7 @@ fn matches(snapshot: &Snapshot<'_>, term: &PodAffinityTerm, owner: &PodInfo, oth
             }
         }
     };
-    in_namespace && other.pod.metadata.deletion_timestamp.is_none() && selects(selector_of(term, owner).as_ref(), other.labels())
+    in_namespace && selects(selector_of(term, owner).as_ref(), other.labels())
 }
 
 /// The term's selector with the owner's values of `matchLabelKeys` and `mismatchLabelKeys` added.
@@ -112,10 +141,11 @@ fn domain(node: &NodeInfo, key: &str) -> Option<Domain> {
 
 pub(super) fn filter(prepared: &super::Prepared, _: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
     let prepared = &prepared.affinity;
+    let first_of_its_kind = prepared.matches_itself && prepared.near.iter().all(|(_, domains)| domains.is_empty());
     let near = prepared
         .near
         .iter()
-        .all(|(key, domains)| domain(node, key).is_some_and(|d| prepared.first_of_its_kind || domains.contains_key(&d)));
+        .all(|(key, domains)| domain(node, key).is_some_and(|d| first_of_its_kind || domains.contains_key(&d)));
     if !near {
         return Err(Refusal::by_node("node(s) didn't match pod affinity rules"));
     }

@@ -17,13 +17,22 @@ const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The constraints, with the pods counted.
+#[derive(Clone)]
 pub(super) struct Prepared {
     hard: Vec<Counted>,
     soft: Vec<Counted>,
+    /// The keys of all constraints; a node without one of them does not count.
+    keys: HashSet<String>,
 }
 
+#[derive(Clone)]
 struct Counted {
     key: String,
+    /// Which pods are counted,
+    selector: LabelSelector,
+    /// and on which nodes: those whose affinity or taints the pod puts up with.
+    honours_affinity: bool,
+    honours_taints: bool,
     max_skew: i64,
     /// Matching pods in each domain that counts.
     domains: BTreeMap<String, i64>,
@@ -36,7 +45,7 @@ struct Counted {
 pub(super) fn prepare(snapshot: &Snapshot<'_>, pod: &PodInfo) -> Prepared {
     let constraints = pod.spec().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
     let (mut hard, mut soft) = (Vec::new(), Vec::new());
-    let keys: HashSet<&str> = constraints.iter().map(|c| c.topology_key.as_str()).collect();
+    let keys: HashSet<String> = constraints.iter().map(|c| c.topology_key.clone()).collect();
     for constraint in constraints {
         let counted = count(snapshot, pod, constraint, &keys);
         if constraint.when_unsatisfiable == "DoNotSchedule" { hard.push(counted) } else { soft.push(counted) }
@@ -48,45 +57,75 @@ pub(super) fn prepare(snapshot: &Snapshot<'_>, pod: &PodInfo) -> Prepared {
             let mut domains = BTreeMap::new();
             for node in snapshot.nodes {
                 if let Some(domain) = node.labels().get(key) {
-                    let siblings = node
-                        .pods
-                        .values()
-                        .filter(|p| p.controller() == Some(controller) && p.pod.metadata.deletion_timestamp.is_none());
+                    let siblings = node.pods.values().filter(|p| p.controller() == Some(controller) && !p.is_deleting());
                     *domains.entry(domain.clone()).or_default() += siblings.count() as i64;
                 }
             }
-            soft.push(Counted { key: key.into(), max_skew, domains, min_domains: 0, itself: true });
+            soft.push(Counted {
+                key: key.into(),
+                selector: LabelSelector::default(),
+                honours_affinity: false,
+                honours_taints: false,
+                max_skew,
+                domains,
+                min_domains: 0,
+                itself: true,
+            });
         }
     }
-    Prepared { hard, soft }
+    Prepared { hard, soft, keys }
 }
 
-fn count(snapshot: &Snapshot<'_>, pod: &PodInfo, constraint: &TopologySpreadConstraint, keys: &HashSet<&str>) -> Counted {
+fn count(snapshot: &Snapshot<'_>, pod: &PodInfo, constraint: &TopologySpreadConstraint, keys: &HashSet<String>) -> Counted {
     let selector = with_match_label_keys(constraint, pod);
     let honours = |policy: &Option<String>, default: bool| policy.as_deref().map_or(default, |p| p == "Honor");
-    let mut domains = BTreeMap::new();
-    for node in snapshot.nodes {
-        let Some(domain) = node.labels().get(&constraint.topology_key) else { continue };
-        let counts = keys.iter().all(|key| node.labels().contains_key(*key))
-            && (!honours(&constraint.node_affinity_policy, true) || node_affinity::matches(pod, node))
-            && (!honours(&constraint.node_taints_policy, false)
-                || node.taints().iter().filter(|t| t.effect != "PreferNoSchedule").all(|t| tolerates(pod.tolerations(), t)));
-        if !counts {
-            continue;
-        }
-        let matching = node.pods.values().filter(|other| {
-            other.key.namespace == pod.key.namespace
-                && other.pod.metadata.deletion_timestamp.is_none()
-                && selects(Some(&selector), other.labels())
-        });
-        *domains.entry(domain.clone()).or_default() += matching.count() as i64;
-    }
-    Counted {
+    let mut counted = Counted {
         key: constraint.topology_key.clone(),
-        max_skew: i64::from(constraint.max_skew),
-        domains,
-        min_domains: constraint.min_domains.unwrap_or(1).max(1) as usize,
         itself: selects(Some(&selector), pod.labels()),
+        selector,
+        honours_affinity: honours(&constraint.node_affinity_policy, true),
+        honours_taints: honours(&constraint.node_taints_policy, false),
+        max_skew: i64::from(constraint.max_skew),
+        domains: BTreeMap::new(),
+        min_domains: constraint.min_domains.unwrap_or(1).max(1) as usize,
+    };
+    for node in snapshot.nodes {
+        if let Some(domain) = counted.domain(pod, node, keys) {
+            let matching = node.pods.values().filter(|other| counted.means(pod, other)).count() as i64;
+            *counted.domains.entry(domain).or_default() += matching;
+        }
+    }
+    counted
+}
+
+// === impl Counted ===
+
+impl Counted {
+    /// The domain of a node, if the node counts.
+    fn domain(&self, pod: &PodInfo, node: &NodeInfo, keys: &HashSet<String>) -> Option<String> {
+        let counts = keys.iter().all(|key| node.labels().contains_key(key))
+            && (!self.honours_affinity || node_affinity::matches(pod, node))
+            && (!self.honours_taints
+                || node.taints().iter().filter(|t| t.effect != "PreferNoSchedule").all(|t| tolerates(pod.tolerations(), t)));
+        node.labels().get(&self.key).filter(|_| counts).cloned()
+    }
+
+    /// Whether another pod is one of those that are counted.
+    fn means(&self, pod: &PodInfo, other: &PodInfo) -> bool {
+        other.key.namespace == pod.key.namespace && !other.is_deleting() && selects(Some(&self.selector), other.labels())
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// See [`super::Plugins::count`]. Soft constraints are not counted anew: they choose among nodes that will do.
+    pub(super) fn count(&mut self, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, by: i64) {
+        for counted in &mut self.hard {
+            if let Some(domain) = counted.domain(pod, node, &self.keys).filter(|_| counted.means(pod, other)) {
+                *counted.domains.entry(domain).or_default() += by;
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Refusal, Snapshot};
 use crate::{labels::term_matches, node_info::NodeInfo, pod_info::PodInfo};
 
 /// The volumes that the pod's claims are bound to.
+#[derive(Clone)]
 pub(super) struct Prepared(Vec<Arc<PersistentVolume>>);
 
 pub(super) fn prepare(snapshot: &Snapshot<'_>, pod: &PodInfo) -> Result<Prepared, String> {

@@ -62,6 +62,29 @@ async fn an_event_during_the_attempt_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_pod_is_tried_again_for_a_reason_of_its_own() {
+    let mut queue = queue();
+    for name in ["p", "q"] {
+        queue.put(pod(name, serde_json::json!({"containers": []})));
+    }
+    let (p, q) = (Key::new("a", "p"), Key::new("a", "q"));
+    for key in [&p, &q] {
+        take(&mut queue);
+        queue.put_back(key, &key.name, unschedulable());
+    }
+    tokio::time::advance(Duration::from_secs(2)).await;
+    queue.reconsider(&q, "another", "PodUpdate");
+    assert_eq!(take(&mut queue), None, "it is another pod by now");
+    queue.reconsider(&q, "q", "PodUpdate");
+    assert_eq!(take(&mut queue).as_deref(), Some("q"));
+    queue.reconsider(&q, "q", "PodUpdate");
+    queue.put_back(&q, "q", unschedulable());
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(take(&mut queue).as_deref(), Some("q"), "during the attempt it counts too");
+    assert_eq!(take(&mut queue), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn gates_hold_a_pod_back() {
     let mut queue = queue();
     queue.put(pod("p", serde_json::json!({"containers": [], "schedulingGates": [{"name": "g"}]})));
