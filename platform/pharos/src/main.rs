@@ -12,7 +12,10 @@ mod commands; // the small commands,
 mod server; // the big ones,
 mod agent;
 mod node; // what both of them start on a machine,
+mod datastore;
+mod socket; // how the small commands reach them,
 mod image_socket;
+mod store_socket;
 mod door; // how the API server is reached,
 mod join; // how a node joins,
 mod observe; // and what else is served there.
@@ -55,6 +58,8 @@ fn run() -> anyhow::Result<()> {
             Command::Server(options) => server::run(options).await,
             Command::Agent(options) => agent::run(options).await,
             Command::Image { command } => commands::image::run(command).await,
+            Command::Store { command } => commands::store::run(command).await,
+            Command::SecretsEncrypt { command } => commands::store::secrets_encrypt(command).await,
             Command::Kubeconfig(options) => commands::kubeconfig::run(&options),
             Command::Token { command, client } => commands::token::run(command, &client).await,
             Command::Logs(options) => commands::logs::run(options).await,
