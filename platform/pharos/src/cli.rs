@@ -15,9 +15,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a control plane, and a node beside it
-    Server(ServerOptions),
+    Server(Box<ServerOptions>),
     /// Run a node that joins a server
-    Agent(AgentOptions),
+    Agent(Box<AgentOptions>),
     /// Work with the images of this node
     Image {
         #[command(subcommand)]

@@ -55,8 +55,8 @@ fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pharos").build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Server(options) => server::run(options).await,
-            Command::Agent(options) => agent::run(options).await,
+            Command::Server(options) => server::run(*options).await,
+            Command::Agent(options) => agent::run(*options).await,
             Command::Image { command } => commands::image::run(command).await,
             Command::Store { command } => commands::store::run(command).await,
             Command::SecretsEncrypt { command } => commands::store::secrets_encrypt(command).await,

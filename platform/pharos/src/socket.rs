@@ -69,8 +69,7 @@ where
 
 /// Asks whoever listens, and waits for the answer. What failed there is the error.
 pub async fn ask<A: DeserializeOwned>(path: &Path, question: &impl Serialize) -> anyhow::Result<A> {
-    let stream =
-        UnixStream::connect(path).await.with_context(|| format!("reach Pharos at {}: does it run?", path.display()))?;
+    let stream = UnixStream::connect(path).await.with_context(|| format!("reach Pharos at {}: does it run?", path.display()))?;
     let (reader, mut writer) = stream.into_split();
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');

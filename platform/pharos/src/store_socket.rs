@@ -115,8 +115,7 @@ async fn answer(ask: Ask, store: &dyn Store, now_unix_seconds: i64) -> pharos_st
             Answer::Done
         }
         Ask::Encryption => {
-            let key =
-                |key: pharos_store::KeyInfo| Key { name: key.id, active: key.is_active, state: key.word.to_owned() };
+            let key = |key: pharos_store::KeyInfo| Key { name: key.id, active: key.is_active, state: key.word.to_owned() };
             Answer::Encryption(Encryption {
                 stage: keyring.stage().as_str().to_owned(),
                 keys: keyring.list().into_iter().map(key).collect(),

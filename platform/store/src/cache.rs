@@ -246,8 +246,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// [`Error::FutureRevision`] after three seconds.
-    pub async fn wait(&self, revision: Revision) -> Result<()> {
+    /// Those of [`Store::reach`].
+    pub async fn wait(&self, revision: Revision) -> Result<(), Error> {
         if self.revision() >= revision {
             return Ok(());
         }

@@ -55,6 +55,7 @@ pub async fn run(command: StoreCommand) -> anyhow::Result<()> {
                 bail!("{mistake}");
             }
             let config = datastore::etcd(&datastore, &layout).context("no etcd is given")?;
+            not_running(&layout)?;
             migrate(to, config, &layout).await
         }
     }
@@ -67,6 +68,13 @@ fn socket(options: &StoreOptions) -> anyhow::Result<PathBuf> {
         let folder = options.data_dir.display();
         format!("does a server run with the data folder {folder}? (--data-dir names another)")
     })
+}
+
+/// Refuses to touch a store that a server works with. The embedded one is locked besides; etcd is not.
+fn not_running(layout: &Layout) -> anyhow::Result<()> {
+    let listens = layout.store_socket().is_ok_and(|socket| std::os::unix::net::UnixStream::connect(socket).is_ok());
+    anyhow::ensure!(!listens, "a server runs with the data folder {}; stop it first", layout.0.display());
+    Ok(())
 }
 
 async fn ask(options: &StoreOptions, question: &Ask) -> anyhow::Result<Answer> {
@@ -98,6 +106,7 @@ async fn snapshot(output: Option<PathBuf>, options: &StoreOptions) -> anyhow::Re
 fn restore(snapshot: &Path, key_file: Option<&Path>, bump: u64, options: &StoreOptions) -> anyhow::Result<()> {
     let archive = Archive::read(snapshot)?;
     let layout = Layout(options.data_dir.clone());
+    not_running(&layout)?;
     files::private_folder(layout.store().parent().context("the data folder has no name")?)?;
     let config = pharos_store::Config::new(layout.store());
     let now = Clock::system().now().as_second();

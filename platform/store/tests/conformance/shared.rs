@@ -184,7 +184,8 @@ async fn history_is_compacted_by_one_server_at_a_time() {
     let (a, b) = (server.open(server.config("keys")).await, server.open(server.config("keys")).await);
     let token = CancellationToken::new();
     let run = |store: &Arc<Etcd>| {
-        let (compactor, ctx) = (Compactor::new(store.clone()).with_interval(Duration::from_millis(100)), Ctx::for_test(token.clone()));
+        let (compactor, ctx) =
+            (Compactor::new(store.clone()).with_interval(Duration::from_millis(100)), Ctx::for_test(token.clone()));
         tokio::spawn(async move { compactor.run(ctx).await })
     };
     let tasks = [run(&a), run(&b)];
