@@ -70,7 +70,8 @@ impl Archive {
             drop(fs::remove_file(&part)); // Of no use.
         }
         named?;
-        Self::read(path)
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || Self::read(&path)).await.unwrap_or(Err(Error::Closed))
     }
 
     async fn write_part(store: &dyn Store, part: &Path, now_unix_seconds: i64) -> Result<()> {

@@ -51,6 +51,8 @@ const SEEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Until progress is asked for: others' events come by themselves; then again and again, as upstream
 /// (`cacher/progress/watch_progress.go`).
 const PROGRESS_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
+/// What etcd says of a lease that is gone.
+const NO_LEASE: &str = "requested lease not found";
 /// How often a state is read while more comes than may wait.
 const JOIN_ATTEMPTS: usize = 5;
 
@@ -268,7 +270,18 @@ impl Store for Etcd {
 
 impl Core {
     async fn commit(&self, ops: Vec<Op>) -> Result<Commit> {
-        self.check(&ops)?;
+        match self.attempt(&ops).await {
+            // Nothing was done: etcd was set back, or the lease was revoked by hand.
+            Err(Error::Backend(why)) if why.contains(NO_LEASE) => {
+                self.leases.forget().await;
+                self.attempt(&ops).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt(&self, ops: &[Op]) -> Result<Commit> {
+        self.check(ops)?;
         if ops.is_empty() {
             return Ok(Commit { revision: self.header_revision().await?, changes: Vec::new() });
         }
@@ -283,12 +296,12 @@ impl Core {
         let compares: Vec<_> = ops.iter().zip(&keys).flat_map(|(op, key)| compares(op.expect(), key)).collect();
         let gets: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
         let response = match self.calls.txn(Txn::new().when(compares).and_then(steps).or_else(gets)).await {
-            Err(Error::TooLarge { limit_bytes, .. }) => return Err(Error::TooLarge { size_bytes: size(&ops), limit_bytes }),
+            Err(Error::TooLarge { limit_bytes, .. }) => return Err(Error::TooLarge { size_bytes: size(ops), limit_bytes }),
             outcome => outcome?,
         };
         let revision = header_revision(response.header())?;
         if !response.succeeded() {
-            return Err(self.conflict(&ops, &response.op_responses()));
+            return Err(self.conflict(ops, &response.op_responses()));
         }
         let changes = self.changes(revision, puts, &response.op_responses())?;
         let is_changed = |change: &Change| revision_of(&change.current) != revision_of(&change.previous);

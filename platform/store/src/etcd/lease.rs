@@ -46,6 +46,13 @@ impl Leases {
     }
 }
 
+impl Leases {
+    /// Forgets the lease: etcd does not know it any more.
+    pub(super) async fn forget(&self) {
+        *self.last.lock().await = None;
+    }
+}
+
 impl Lease {
     fn serves(&self, now: Instant, seconds: f64, spare: f64) -> bool {
         let left = self.ends.saturating_duration_since(now).as_secs_f64();

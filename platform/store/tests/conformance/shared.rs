@@ -166,6 +166,8 @@ async fn an_older_state_is_read_anew() {
     for name in ["a", "b", "c"] {
         store.commit(vec![Op::create(pods.key("n", name), pod(name, ""))]).await.unwrap();
     }
+    let event = || Op::put("/registry/core/events/n/e", pod("e", "")).with_ttl(Duration::from_secs(3600));
+    store.commit(vec![event()]).await.unwrap();
     let before = pods.revision();
     let mut watch = pods.subscribe(Scope::All, Start::Now).unwrap();
 
@@ -176,6 +178,8 @@ async fn an_older_state_is_read_anew() {
     assert!(matches!(watch.next().await, Err(Error::Lagged { .. })));
     let revision = store.commit(vec![Op::create(pods.key("n", "d"), pod("d", ""))]).await.unwrap().revision;
     assert_eq!((pods.snapshot().len(), pods.revision()), (1, revision));
+    // Its lease is gone too.
+    store.commit(vec![event()]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
