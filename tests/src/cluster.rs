@@ -209,7 +209,13 @@ impl Cluster {
     /// Runs `pharos` on the server's machine.
     #[must_use]
     pub fn pharos(&self, arguments: &[&str]) -> String {
-        run(self.command(0, &binary().display().to_string()).args(arguments), "").success()
+        run(self.pharos_command().args(arguments), "").success()
+    }
+
+    /// `pharos`, to be run on the server's machine.
+    #[must_use]
+    pub fn pharos_command(&self) -> Command {
+        self.command(0, &binary().display().to_string())
     }
 
     /// Runs `pharos image` on the images of the server's node, whatever comes of it.

@@ -253,6 +253,12 @@ impl From<pharos_store::Error> for Status {
             }
             Error::TooLarge { .. } => Status::new(413, "RequestEntityTooLarge", error.to_string()),
             Error::Conflict { .. } => Status::new(409, "Conflict", "the object has been modified"),
+            // As upstream's `NewServerTimeout`: a remote store is away for a moment, clients try again.
+            Error::Backend(why) => {
+                tracing::warn!(error = why, "store did not answer");
+                Status::new(500, "ServerTimeout", "The operation could not be completed at this time, please try again.")
+                    .with_retry_after(2)
+            }
             other => {
                 let error = &other as &dyn std::error::Error;
                 tracing::error!(error, "store failed");

@@ -15,13 +15,23 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a control plane, and a node beside it
-    Server(ServerOptions),
+    Server(Box<ServerOptions>),
     /// Run a node that joins a server
-    Agent(AgentOptions),
+    Agent(Box<AgentOptions>),
     /// Work with the images of this node
     Image {
         #[command(subcommand)]
         command: ImageCommand,
+    },
+    /// Work with the store of a server: snapshots, moves between engines
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Work with the keys that Secrets are encrypted with
+    SecretsEncrypt {
+        #[command(subcommand)]
+        command: SecretsEncryptCommand,
     },
     /// Print the administrator's kubeconfig
     Kubeconfig(KubeconfigOptions),
@@ -191,9 +201,31 @@ pub struct ServerOptions {
     /// Domain of the cluster
     #[arg(long, env = "PHAROS_CLUSTER_DOMAIN", default_value = "cluster.local", overrides_with = "cluster_domain")]
     pub cluster_domain: String,
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,
+}
+
+/// Where the objects of a cluster are kept, if not in this server.
+#[derive(Debug, Clone, Args)]
+pub struct DatastoreOptions {
+    /// Members of an etcd cluster, as https://HOST:PORT; may be repeated [default: the store inside Pharos]
+    #[arg(long, alias = "etcd-servers", env = "PHAROS_DATASTORE_ENDPOINT", value_delimiter = ',')]
+    pub datastore_endpoint: Vec<String>,
+    /// CA certificates (PEM) that vouch for etcd [default: the system's]
+    #[arg(long, alias = "datastore-cafile", env = "PHAROS_DATASTORE_CAFILE", overrides_with = "etcd_cafile")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The client certificate (PEM) to show to etcd
+    #[arg(long, alias = "datastore-certfile", env = "PHAROS_DATASTORE_CERTFILE", overrides_with = "etcd_certfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, alias = "datastore-keyfile", env = "PHAROS_DATASTORE_KEYFILE", overrides_with = "etcd_keyfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd start with
+    #[arg(long, env = "PHAROS_ETCD_PREFIX", default_value = "/registry", overrides_with = "etcd_prefix")]
+    pub etcd_prefix: String,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -259,6 +291,105 @@ pub enum ImageCommand {
         /// The image's name
         #[arg(long, default_value = "pharos.io/demo:latest")]
         tag: String,
+    },
+}
+
+/// Which server's store is meant: the one whose state is in this folder.
+#[derive(Debug, Clone, Args)]
+pub struct StoreOptions {
+    /// Folder of the server's state
+    #[arg(long, short = 'd', env = "PHAROS_DATA_DIR", default_value = "/var/lib/pharos")]
+    pub data_dir: PathBuf,
+}
+
+/// An engine of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// The store inside Pharos
+    Embedded,
+    /// An etcd cluster
+    Etcd,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Write the state of a running server's store to a file
+    Snapshot {
+        /// The file [default: a new one in DATA/server/snapshots]
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Make a snapshot the state of the embedded store; no server may run
+    Restore {
+        /// The snapshot
+        snapshot: PathBuf,
+        /// The file of encryption keys that the snapshot was taken under [default: the store's]
+        #[arg(long)]
+        encryption_keys: Option<PathBuf>,
+        /// Go on at a revision that is so much higher than the snapshot's
+        #[arg(long, default_value_t = 0)]
+        bump_revision: u64,
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Tell of a running server's store, or check a snapshot and tell of it
+    Status {
+        /// The snapshot
+        snapshot: Option<PathBuf>,
+        /// How to print it
+        #[arg(long, short, value_enum, default_value = "text")]
+        output: Output,
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Give space that a running server's store does not use back to the file system
+    Defrag {
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Copy the state from one engine into the other, which must be empty; no server may run
+    Migrate {
+        /// The engine to copy to
+        #[arg(long, value_enum)]
+        to: Engine,
+        #[command(flatten)]
+        datastore: DatastoreOptions,
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretsEncryptCommand {
+    /// Print the keys and how far a rotation is
+    Status {
+        /// How to print it
+        #[arg(long, short, value_enum, default_value = "text")]
+        output: Output,
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Make a new key that does not encrypt yet
+    Prepare {
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Let the new key encrypt from now on
+    Rotate {
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// Write every Secret again, under the new key
+    Reencrypt {
+        #[command(flatten)]
+        options: StoreOptions,
+    },
+    /// All of that at once, where one server uses the store
+    RotateKeys {
+        #[command(flatten)]
+        options: StoreOptions,
     },
 }
 

@@ -5,6 +5,7 @@ pub mod image;
 pub mod kubeconfig;
 pub mod logs;
 pub mod query;
+pub mod store;
 pub mod token;
 
 use std::{io::Write as _, path::Path, time::Duration};

@@ -25,6 +25,11 @@ impl Layout {
         self.0.join("server/db")
     }
 
+    /// Snapshots of it, unless they are put elsewhere.
+    pub fn snapshots(&self) -> PathBuf {
+        self.0.join("server/snapshots")
+    }
+
     /// Time series.
     pub fn metrics(&self) -> PathBuf {
         self.0.join("server/metrics")
@@ -65,6 +70,11 @@ impl Layout {
     /// Where `pharos image` reaches the node.
     pub fn image_socket(&self) -> anyhow::Result<PathBuf> {
         Ok(self.run()?.join("image.sock"))
+    }
+
+    /// Where `pharos store` reaches the server.
+    pub fn store_socket(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.run()?.join("store.sock"))
     }
 
     /// Where the logs of containers lie: upstream's place, unless this is not the machine's one node.

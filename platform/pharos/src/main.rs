@@ -12,7 +12,10 @@ mod commands; // the small commands,
 mod server; // the big ones,
 mod agent;
 mod node; // what both of them start on a machine,
+mod datastore;
+mod socket; // how the small commands reach them,
 mod image_socket;
+mod store_socket;
 mod admin;
 mod door; // how the API server is reached,
 mod join; // how a node joins,
@@ -56,9 +59,11 @@ fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pharos").build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Server(options) => server::run(options).await,
-            Command::Agent(options) => agent::run(options).await,
+            Command::Server(options) => server::run(*options).await,
+            Command::Agent(options) => agent::run(*options).await,
             Command::Image { command } => commands::image::run(command).await,
+            Command::Store { command } => commands::store::run(command).await,
+            Command::SecretsEncrypt { command } => commands::store::secrets_encrypt(command).await,
             Command::Kubeconfig(options) => commands::kubeconfig::run(&options),
             Command::Token { command, client } => commands::token::run(command, &client).await,
             Command::Logs(options) => commands::logs::run(options).await,

@@ -18,7 +18,6 @@ use pharos_apiserver::{
 use pharos_controllers::Controllers;
 use pharos_network::Cidr;
 use pharos_scheduler::Scheduler;
-use pharos_store::{Embedded, Maintenance};
 use pharos_telemetry::{Clock, Component as _, Registries, Supervisor, health::Health};
 use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     admin::AdminKubeconfig,
     cli::{Part, ServerOptions},
+    datastore,
     door::Door,
     files::{self, Layout},
     join::{self, Cluster, Join},
@@ -129,6 +129,7 @@ impl Plan {
     /// Finds all mistakes at once.
     fn check(options: ServerOptions) -> anyhow::Result<Self> {
         let mut mistakes = node::mistakes(&options.node);
+        mistakes.extend(datastore::mistakes(&options.datastore, &Layout(options.node.data_dir.clone())));
         let node_ports = port_range(&options.service_node_port_range);
         if let Err(why) = &node_ports {
             mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
@@ -339,20 +340,7 @@ async fn start_api(
     health: &Health,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<Api> {
-    let folder = plan.layout.store();
-    files::private_folder(&folder)?;
-    let config = pharos_store::Config::new(folder);
-    let metrics = pharos_store::Metrics::new(&registries.of("store"))?;
-    let store =
-        tokio::task::spawn_blocking(move || Embedded::open(config, Clock::system(), metrics)).await?.context("open the store")?;
-    // The check's name is upstream's, for those who probe it. It must not keep the store open.
-    let open = Arc::downgrade(&store);
-    health.add("etcd", true, move || match open.upgrade() {
-        Some(store) => store.check().map_err(|error| error.to_string()),
-        None => Err("the store is closed".to_owned()),
-    });
-    supervisor.start(Maintenance::new(store.clone())).await?;
-
+    let store = datastore::start(&plan.options.datastore, &plan.layout, registries, health, supervisor).await?;
     let gather = {
         let registries = registries.clone();
         Arc::new(move || registries.encode("apiserver").unwrap_or(Ok(String::new())))
@@ -449,7 +437,7 @@ mod tests {
         let always = ["pharos", "server", "--node-name=a", "--node-ip=192.0.2.1"];
         let cli = Cli::try_parse_from(always.iter().chain(options))?;
         let Command::Server(options) = cli.command else { unreachable!("the command is server") };
-        Plan::check(options)
+        Plan::check(*options)
     }
 
     #[test]
@@ -504,6 +492,7 @@ mod tests {
             (&["--node-taint=a=b c:NoSchedule"], "--node-taint a=b c:NoSchedule"),
             (&["--node-taint=a b:NoSchedule"], "name part must consist of"),
             (&["--node-taint=a=1:NoSchedule,a=2:NoSchedule"], "given twice"),
+            (&["--datastore-endpoint=10.0.0.1:2379"], "--datastore-endpoint: invalid operation: endpoint 10.0.0.1:2379 is not"),
         ];
         for (options, expected) in table {
             let mistakes = plan(options).err().map(|error| error.to_string()).unwrap_or_default();

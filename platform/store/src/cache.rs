@@ -15,21 +15,17 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use imbl::OrdMap;
 use parking_lot::RwLock;
 use pharos_api::object::{Fields, Object};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::metrics::{CacheMetrics, ResourceMetrics};
 use crate::{Entry, Error, Event, EventType, Range, Result, Revision, Sink, Store};
 use ring::{Ring, Sizing};
 pub use subscription::{Item, Start, Subscription};
-
-/// How long a read waits for a revision the store has not reached, as upstream (`watch_cache.go`, `blockTimeout`).
-const FRESH_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What a cache holds and how much.
 #[derive(Debug, Clone)]
@@ -250,17 +246,12 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// [`Error::FutureRevision`] after three seconds.
-    pub async fn wait(&self, revision: Revision) -> Result<()> {
+    /// Those of [`Store::reach`].
+    pub async fn wait(&self, revision: Revision) -> Result<(), Error> {
         if self.revision() >= revision {
             return Ok(());
         }
-        let mut revisions = self.shared.revisions.clone();
-        match timeout(FRESH_DEADLINE, revisions.wait_for(|current| *current >= revision)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Error::Closed),
-            Err(_) => Err(Error::FutureRevision { requested: revision, current: self.revision() }),
-        }
+        self.store.reach(revision).await
     }
 
     /// The objects now. Takes constant time.

@@ -10,18 +10,16 @@
 
 mod config;
 mod committer;
-mod files;
 mod index;
-mod keyring;
 mod log;
-mod record;
+pub(crate) mod record;
+pub(crate) mod restore;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fs::{File, TryLockError};
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -36,15 +34,18 @@ use prometheus::IntGauge;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Batch, Commit, Entry, Error, Event, Metrics, Op, Page, Range, Result, Revision, Sink, Store};
+use crate::keyring::Keyring;
+use crate::routes::Routes;
+use crate::{Batch, Commit, Entry, Error, Event, Metrics, Op, Page, Range, Result, Revision, Sink, Status, Store, files};
 use committer::{Committer, Job};
 pub use config::Config;
 use index::Index;
-use keyring::Keyring;
 use log::{Log, Sealed};
 use record::Stored;
 use snapshot::SnapshotFile;
 
+/// The file of encryption keys in the store's directory.
+pub const KEY_FILE: &str = "encryption.keys";
 /// Events a watch looks at under one lock.
 const WATCH_SCAN: usize = 1024;
 /// Events compaction forgets under one lock.
@@ -71,17 +72,13 @@ struct Core {
     closed: CancellationToken,
     /// Woken when maintenance may have something new to do.
     maintenance: Notify,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
     clock: Clock,
     metrics: Metrics,
     config: Config,
     /// Locked as long as the store is open.
     _lock: File,
 }
-
-/// Who is fed with what.
-#[derive(Default)]
-struct Routes(BTreeMap<String, Vec<Arc<dyn Sink>>>);
 
 impl Embedded {
     /// Opens the store in a directory, made if need be. Blocks while it reads the snapshot and the log.
@@ -96,11 +93,13 @@ impl Embedded {
         config.check()?;
         files::create_dir(&config.dir)?;
         let lock = lock(&config.dir)?;
-        let keyring = Keyring::open(config.dir.join("encryption.keys"), config.encrypted_prefixes.clone())?;
+        let keyring = Arc::new(Keyring::open(config.dir.join(KEY_FILE), config.encrypted_prefixes.clone())?);
         let snapshot = SnapshotFile::new(&config.dir);
 
         let mut index = Index::default();
+        let mut used_keys = HashSet::new();
         let meta = snapshot.load(|key, revision, stored| {
+            used_keys.extend(stored.seal.map(|(key_id, _)| key_id));
             index.load(entry(&keyring, key.into(), revision, stored)?);
             Ok(())
         })?;
@@ -109,6 +108,7 @@ impl Embedded {
         let recovered = Log::recover(&config.dir, config.segment_bytes, from, |revision, changes| {
             for change in changes {
                 let key: Arc<str> = change.key.into();
+                used_keys.extend(change.put.and_then(|stored| stored.seal).map(|(key_id, _)| key_id));
                 let current = change.put.map(|stored| entry(&keyring, key.clone(), revision, &stored)).transpose()?;
                 let previous = index.current(&key).cloned();
                 index.apply(Arc::new(Event { revision, key, current, previous }));
@@ -116,6 +116,7 @@ impl Embedded {
             Ok(())
         })?;
         index.trim(config.max_history_bytes);
+        keyring.forget_retired(&used_keys)?;
 
         let (queue, jobs) = mpsc::channel(config.queue_commits); // Full: commits wait in `commit`.
         let core = Arc::new(Core {
@@ -147,27 +148,6 @@ impl Embedded {
         if let Some(thread) = self.thread.lock().take() {
             drop(thread.join()); // Has nothing left to do.
         }
-    }
-
-    /// Whether commits are taken: the committer runs.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Closed`] if it has ended.
-    pub fn check(&self) -> Result<()> {
-        match &*self.thread.lock() {
-            Some(thread) if !thread.is_finished() => Ok(()),
-            _ => Err(Error::Closed),
-        }
-    }
-
-    /// Adds an encryption key that is used from now on. Values under older keys stay readable.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] if the key file cannot be replaced; the old key then stays in use.
-    pub async fn rotate_encryption_key(&self) -> Result<()> {
-        self.core.clone().blocking(|core| core.keyring.rotate()).await
     }
 
     /// Deletes up to 1,000 entries whose time to live is over. Returns how many went.
@@ -268,6 +248,25 @@ impl Store for Embedded {
     fn revisions(&self) -> watch::Receiver<Revision> {
         self.core.revisions.subscribe()
     }
+
+    fn check(&self) -> Result<()> {
+        match &*self.thread.lock() {
+            Some(thread) if !thread.is_finished() => Ok(()),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    fn keyring(&self) -> &Arc<Keyring> {
+        &self.core.keyring
+    }
+
+    async fn status(&self) -> Result<Status> {
+        self.core.clone().blocking(Core::status).await
+    }
+
+    async fn defragment(&self) -> Result<()> {
+        self.core.clone().blocking(Core::defragment).await
+    }
 }
 
 // === impl Core ===
@@ -283,7 +282,7 @@ impl Core {
         routes.check(&prefix)?;
         let page = self.index.read().list(&Range { prefix: prefix.clone(), ..Range::default() })?;
         sink.reset(page.revision, page.entries);
-        routes.0.entry(prefix).or_default().push(sink);
+        routes.add(prefix, sink);
         Ok(())
     }
 
@@ -340,6 +339,30 @@ impl Core {
         }
     }
 
+    fn status(&self) -> Result<Status> {
+        let dir = &self.config.dir;
+        let size_bytes = files::size(dir)?;
+        let index = self.index.read();
+        Ok(Status {
+            engine: "embedded".into(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            place: dir.display().to_string(),
+            revision: index.revision,
+            compacted_revision: Some(index.floor),
+            keys: index.live as u64,
+            size_bytes,
+        })
+    }
+
+    /// Gives space that the snapshot does not use back to the file system.
+    fn defragment(&self) -> Result<()> {
+        self.fold()?;
+        let snapshot = self.snapshot.lock();
+        snapshot.compact()?;
+        self.metrics.db_bytes.set(snapshot.bytes() as i64);
+        Ok(())
+    }
+
     fn measure(&self) {
         let (metrics, index) = (&self.metrics, self.index.read());
         metrics.keys.set(index.live as i64);
@@ -348,44 +371,6 @@ impl Core {
         metrics.history_bytes.set(index.history_bytes as i64);
         metrics.revision.set(index.revision as i64);
         metrics.compacted_revision.set(index.floor as i64);
-    }
-}
-
-// === impl Routes ===
-
-impl Routes {
-    /// Whether a prefix may join: sinks share all or nothing.
-    fn check(&mut self, prefix: &str) -> Result<()> {
-        self.0.retain(|_, sinks| {
-            sinks.retain(|sink| !sink.is_closed());
-            !sinks.is_empty()
-        });
-        let overlaps = |other: &&String| *other != prefix && (other.starts_with(prefix) || prefix.starts_with(&**other));
-        match self.0.keys().find(overlaps) {
-            Some(other) => Err(Error::Invalid(format!("prefix {prefix} overlaps {other}"))),
-            None => Ok(()),
-        }
-    }
-
-    /// Gives each sink its events of a batch, in one call.
-    fn feed(&mut self, events: &[Arc<Event>]) {
-        let mut batches: BTreeMap<String, Vec<Arc<Event>>> = BTreeMap::new();
-        for event in events {
-            let nearest = self.0.range::<str, _>((Bound::Unbounded, Bound::Included(&*event.key))).next_back();
-            let Some((prefix, _)) = nearest.filter(|(prefix, _)| event.key.starts_with(&***prefix)) else { continue };
-            match batches.get_mut(prefix) {
-                Some(batch) => batch.push(event.clone()),
-                None => drop(batches.insert(prefix.clone(), vec![event.clone()])),
-            }
-        }
-        for (prefix, events) in batches {
-            let Some(sinks) = self.0.get_mut(&prefix) else { continue };
-            sinks.retain(|sink| !sink.is_closed());
-            sinks.iter().for_each(|sink| sink.events(&events));
-            if sinks.is_empty() {
-                self.0.remove(&prefix);
-            }
-        }
     }
 }
 
@@ -428,7 +413,7 @@ impl Watcher {
 /// Makes an entry of what was written.
 fn entry(keyring: &Keyring, key: Arc<str>, revision: Revision, stored: &Stored<'_>) -> Result<Entry> {
     let bytes = match stored.seal {
-        Some(seal) => keyring.open_sealed(&key, revision, seal, stored.data)?,
+        Some(seal) => keyring.open_sealed(&key, &record::context(&key, revision), seal, stored.data)?,
         None => Bytes::copy_from_slice(stored.data),
     };
     Ok(Entry {
@@ -442,7 +427,7 @@ fn entry(keyring: &Keyring, key: Arc<str>, revision: Revision, stored: &Stored<'
 }
 
 /// Takes the directory for this process.
-fn lock(dir: &Path) -> Result<File> {
+pub(crate) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = files::create_private(&path)?;
     match file.try_lock() {

@@ -2,33 +2,48 @@
 //!
 //! [`Store`] is etcd's model: one global revision assigned at commit, compare-and-swap on a key's last revision,
 //! ordered watches from any revision not compacted, leases as a time to live. [`Embedded`] keeps it on this machine's
-//! disk; an acknowledged write survives `kill -9` and power loss. [`Cache`] answers lists, gets and watches of one
-//! resource from memory.
+//! disk; an acknowledged write survives `kill -9` and power loss. [`Etcd`] keeps it in an etcd cluster, which several
+//! servers may share. [`Cache`] answers lists, gets and watches of one resource from memory.
 //!
 //! It never looks into values (the cache reads index cards, lazily), knows no kinds and no HTTP. Follows etcd 3.6
 //! (`server/storage/mvcc`) and the watch cache of kube-apiserver 1.37 (`storage/cacher`).
 //!
-//! Start reading at [`Store`], then [`Embedded::open`] and [`Cache::attach`].
+//! Start reading at [`Store`], then [`Embedded::open`], [`Etcd::open`] and [`Cache::attach`].
 
 mod error; // What can go wrong,
 mod metrics; // and be measured;
 mod model; // what is said,
-mod embedded; // the engine,
+mod files;
+mod keyring; // what is encrypted, and how,
+mod routes; // who is fed,
+mod embedded; // the engines,
+mod etcd;
 mod cache; // what lists and watches are served from,
-mod maintenance; // and what keeps it small.
+mod maintenance; // what keeps the embedded engine small,
+mod archive; // snapshots in files, moves between engines,
+mod rewrite; // and new keys for old values.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+pub use archive::{Archive, copy};
 pub use cache::{Cache, CacheConfig, Item, List, ListOptions, Scope, Snapshot, Start, Subscription, WatchEvent};
-pub use embedded::{Config, Embedded};
+pub use embedded::{Config, Embedded, KEY_FILE};
 pub use error::{Error, Result};
+pub use etcd::{Compactor, Etcd, EtcdConfig, EtcdTls};
+pub use keyring::{KeyInfo, Keyring, Stage};
 pub use maintenance::Maintenance;
-pub use metrics::{CacheMetrics, Metrics};
-pub use model::{Batch, Change, Commit, Entry, Event, EventType, Expect, Op, Page, Range, Revision, Value};
+pub use metrics::{CacheMetrics, EtcdMetrics, Metrics};
+pub use model::{Batch, Change, Commit, Entry, Event, EventType, Expect, Op, Page, Range, Revision, Status, Value};
+pub use rewrite::reencrypt;
+
+/// How long a read waits for a revision the store has not reached, as upstream (`watch_cache.go`, `blockTimeout`).
+const FRESH_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Where objects live. Object-safe; implementations pass the suite in `tests/conformance`.
 #[async_trait]
@@ -40,7 +55,8 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::Conflict`] naming the first key not as expected; [`Error::TooLarge`], [`Error::Invalid`] (a key named
-    /// twice); [`Error::DiskFull`] and [`Error::Io`] with nothing changed.
+    /// twice); [`Error::DiskFull`] and [`Error::Io`] with nothing changed. After [`Error::Backend`] a remote store may have
+    /// done it or not.
     async fn commit(&self, ops: Vec<Op>) -> Result<Commit>;
 
     /// The state of a key, now or at a revision.
@@ -81,12 +97,57 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Compacted`] if already done, [`Error::FutureRevision`].
     async fn compact(&self, revision: Revision) -> Result<()>;
 
-    /// The newest revision. Everything up to it is durable and in every attached cache (a remote store's caches
-    /// follow).
+    /// The newest revision, whoever made it. Everything up to it is durable and in every attached cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] if a remote store does not tell, or its events do not come in time.
     async fn revision(&self) -> Result<Revision>;
 
-    /// Follows the newest revision.
+    /// Follows the newest revision that is in every attached cache.
     fn revisions(&self) -> watch::Receiver<Revision>;
+
+    /// Waits until every attached cache is at a revision or later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FutureRevision`] after three seconds, if there is no such revision; [`Error::Backend`] if its events do
+    /// not come.
+    async fn reach(&self, revision: Revision) -> Result<()> {
+        let mut revisions = self.revisions();
+        match timeout(FRESH_DEADLINE, revisions.wait_for(|current| *current >= revision)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => {
+                let current = *self.revisions().borrow();
+                Err(Error::FutureRevision { requested: revision, current })
+            }
+        }
+    }
+
+    /// Whether the store works. Does not block, and asks nobody: what it knows is enough.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    fn check(&self) -> Result<()>;
+
+    /// The keys of the encryption at rest.
+    fn keyring(&self) -> &Arc<Keyring>;
+
+    /// What the store tells of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`].
+    async fn status(&self) -> Result<Status>;
+
+    /// Gives space that is not used back to the file system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Backend`].
+    async fn defragment(&self) -> Result<()>;
 }
 
 /// Takes what happens under a prefix. Called in order, from one thread at a time; must not block.

@@ -1,7 +1,7 @@
 //! What is measured. Names that are not `pharos_store_*` are upstream's, from `apiserver/pkg/storage` of Kubernetes 1.37.
 
 use pharos_telemetry::Register as _;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, exponential_buckets};
 
 /// Metrics of the embedded engine.
 #[derive(Clone)]
@@ -24,6 +24,13 @@ pub struct Metrics {
     pub(crate) snapshot_seconds: Histogram,
     pub(crate) snapshot_failures: IntCounter,
     pub(crate) expired: IntCounter,
+}
+
+/// Metrics of the etcd engine, with upstream's names.
+#[derive(Clone)]
+pub struct EtcdMetrics {
+    pub(crate) request_seconds: HistogramVec,
+    pub(crate) errors: IntCounterVec,
 }
 
 /// Metrics of all watch caches.
@@ -99,6 +106,29 @@ impl Metrics {
             snapshot_failures: registry
                 .counter("pharos_store_snapshot_failures_total", "Snapshots that failed and will be retried.")?,
             expired: registry.counter("pharos_store_expired_keys_total", "Keys deleted because their time to live was over.")?,
+        })
+    }
+}
+
+impl EtcdMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    ///
+    /// If they are registered already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            request_seconds: registry.histograms(
+                "etcd_request_duration_seconds",
+                "Etcd request latency in seconds for each operation.",
+                exponential_buckets(0.001, 2.0, 14)?, // 1 ms to 8 s.
+                &["operation"],
+            )?,
+            errors: registry.counters(
+                "etcd_request_errors_total",
+                "Etcd failed request counts for each operation.",
+                &["operation"],
+            )?,
         })
     }
 }

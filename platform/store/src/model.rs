@@ -1,9 +1,11 @@
 //! What every store engine speaks: operations, entries, events.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{Error, Result};
@@ -140,6 +142,26 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// How many more there are after these.
     pub remaining: usize,
+}
+
+/// What a store tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// `embedded` or `etcd`.
+    pub engine: Cow<'static, str>,
+    /// The engine's version.
+    pub version: String,
+    /// Its directory or endpoints.
+    pub place: String,
+    /// The newest revision.
+    pub revision: Revision,
+    /// The oldest revision that can be read, if that is known.
+    pub compacted_revision: Option<Revision>,
+    /// Live keys.
+    pub keys: u64,
+    /// Bytes on disk.
+    pub size_bytes: u64,
 }
 
 /// What a watch yields: all events of one or more commits, in order, none torn apart.

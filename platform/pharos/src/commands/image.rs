@@ -9,7 +9,8 @@ use crate::{
     cli::{ImageCommand, ImageOptions},
     commands::say,
     files::Layout,
-    image_socket::{Answer, Ask, Row, ask},
+    image_socket::{Answer, Ask, Row},
+    socket::ask,
 };
 
 pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
@@ -37,9 +38,9 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
         }
         ImageCommand::Rm { images, options } => {
             for name in images {
-                match ask(&socket(&options.data_dir)?, &Ask::Remove(name.clone())).await? {
+                let answer = ask(&socket(&options.data_dir)?, &Ask::Remove(name.clone())).await;
+                match answer.with_context(|| name.clone())? {
                     Answer::Removed => say(&format!("removed {name}")),
-                    Answer::Failed(why) => bail!("{name}: {why}"),
                     Answer::Images(_) => bail!("the node answered something else"),
                 }
             }
@@ -83,7 +84,6 @@ fn socket(data_dir: &Path) -> anyhow::Result<PathBuf> {
 async fn images(options: &ImageOptions, what: &Ask) -> anyhow::Result<Vec<Row>> {
     match ask(&socket(&options.data_dir)?, what).await? {
         Answer::Images(rows) => Ok(rows),
-        Answer::Failed(why) => bail!("{why}"),
         Answer::Removed => bail!("the node answered something else"),
     }
 }

@@ -221,7 +221,7 @@ async fn a_revision_to_come_is_waited_for() {
     tokio::time::pause();
     let before = Instant::now();
     assert!(matches!(f.cache.wait(9).await, Err(Error::FutureRevision { requested: 9, current: 1 })));
-    assert!(before.elapsed() >= FRESH_DEADLINE);
+    assert!(before.elapsed() >= crate::FRESH_DEADLINE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -144,7 +144,12 @@ impl Committer {
         let start = record::begin_frame(frames, revision, events.len());
         for event in &events {
             let entry = event.current.as_ref();
-            let sealed = entry.map(|entry| self.core.keyring.seal(&entry.key, revision, &entry.bytes)).transpose();
+            let sealed = entry
+                .map(|entry| {
+                    let context = record::context(&entry.key, revision);
+                    self.core.keyring.seal(&entry.key, &context, &entry.bytes)
+                })
+                .transpose();
             let sealed = sealed.inspect_err(|_| frames.truncate(start))?.flatten();
             let put = entry.map(|entry| Stored {
                 create_revision: entry.create_revision,

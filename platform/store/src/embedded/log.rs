@@ -13,9 +13,8 @@ use std::thread::{self, JoinHandle};
 
 use prometheus::Histogram;
 
-use super::files;
 use super::record::{self, FRAME_HEADER, Logged, SEGMENT_HEADER, SegmentHeader};
-use crate::{Error, Result, Revision};
+use crate::{Error, Result, Revision, files};
 
 /// Zeros written at a time to preallocate: blocks that were written once need no journal entry to be written again.
 const ZEROS: &[u8] = &[0; 1 << 20];

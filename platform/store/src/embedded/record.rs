@@ -5,9 +5,9 @@ use bytes::BufMut;
 use crate::Revision;
 
 /// Bytes of a segment's header.
-pub(super) const SEGMENT_HEADER: usize = 64;
+pub(crate) const SEGMENT_HEADER: usize = 64;
 /// Bytes of a frame's header.
-pub(super) const FRAME_HEADER: usize = 24;
+pub(crate) const FRAME_HEADER: usize = 24;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"PHAROLOG";
 const FRAME_MAGIC: [u8; 4] = *b"PhFr";
@@ -23,46 +23,46 @@ const IS_SEALED: u8 = 4;
 
 /// What a segment says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SegmentHeader {
-    pub(super) id: u64,
+pub(crate) struct SegmentHeader {
+    pub(crate) id: u64,
     /// How much of the segment before is valid. What follows there was never acknowledged.
-    pub(super) previous_end: u64,
+    pub(crate) previous_end: u64,
     /// The newest revision before this segment.
-    pub(super) revision: Revision,
+    pub(crate) revision: Revision,
 }
 
 /// A frame found in a segment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frame<'a> {
-    pub(super) revision: Revision,
+pub(crate) struct Frame<'a> {
+    pub(crate) revision: Revision,
     /// Where the batch it was written with starts.
-    pub(super) batch_start: usize,
-    pub(super) payload: &'a [u8],
+    pub(crate) batch_start: usize,
+    pub(crate) payload: &'a [u8],
     /// Where the next frame starts.
-    pub(super) end: usize,
+    pub(crate) end: usize,
 }
 
 /// A change as it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Logged<'a> {
-    pub(super) key: &'a str,
+pub(crate) struct Logged<'a> {
+    pub(crate) key: &'a str,
     /// `None`: deleted.
-    pub(super) put: Option<Stored<'a>>,
+    pub(crate) put: Option<Stored<'a>>,
 }
 
 /// A value as it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stored<'a> {
-    pub(super) create_revision: Revision,
-    pub(super) revision_at: Option<u32>,
-    pub(super) expires_unix_seconds: Option<i64>,
+pub(crate) struct Stored<'a> {
+    pub(crate) create_revision: Revision,
+    pub(crate) revision_at: Option<u32>,
+    pub(crate) expires_unix_seconds: Option<i64>,
     /// If encrypted: id of the encryption key, and the nonce.
-    pub(super) seal: Option<(u32, [u8; 12])>,
-    pub(super) data: &'a [u8],
+    pub(crate) seal: Option<(u32, [u8; 12])>,
+    pub(crate) data: &'a [u8],
 }
 
 impl SegmentHeader {
-    pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER] {
+    pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER] {
         let mut out = [0; SEGMENT_HEADER];
         out[..8].copy_from_slice(SEGMENT_MAGIC);
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -75,7 +75,7 @@ impl SegmentHeader {
     }
 
     /// Reads and checks a header.
-    pub(super) fn decode(segment: &[u8]) -> Result<Self, String> {
+    pub(crate) fn decode(segment: &[u8]) -> Result<Self, String> {
         let header: &[u8; SEGMENT_HEADER] = segment.first_chunk().ok_or("segment has no whole header")?;
         if &header[..8] != SEGMENT_MAGIC {
             return Err("not a log segment".to_owned());
@@ -95,7 +95,7 @@ impl SegmentHeader {
 }
 
 /// Begins a frame in a batch; [`finish_frame`] completes it.
-pub(super) fn begin_frame(batch: &mut Vec<u8>, revision: Revision, changes: usize) -> usize {
+pub(crate) fn begin_frame(batch: &mut Vec<u8>, revision: Revision, changes: usize) -> usize {
     let start = batch.len();
     batch.put_slice(&FRAME_MAGIC);
     batch.put_bytes(0, 12); // Length, checksum, batch start: known later.
@@ -105,7 +105,7 @@ pub(super) fn begin_frame(batch: &mut Vec<u8>, revision: Revision, changes: usiz
 }
 
 /// Writes a change into the frame begun last.
-pub(super) fn put_change(batch: &mut Vec<u8>, change: &Logged<'_>) {
+pub(crate) fn put_change(batch: &mut Vec<u8>, change: &Logged<'_>) {
     batch.put_u8(if change.put.is_some() { PUT } else { DELETE });
     batch.put_u32_le(change.key.len() as u32);
     batch.put_slice(change.key.as_bytes());
@@ -115,14 +115,14 @@ pub(super) fn put_change(batch: &mut Vec<u8>, change: &Logged<'_>) {
 }
 
 /// Sets a frame's length and pads it.
-pub(super) fn finish_frame(batch: &mut Vec<u8>, start: usize) {
+pub(crate) fn finish_frame(batch: &mut Vec<u8>, start: usize) {
     let len = batch.len() - start - FRAME_HEADER;
     batch[start + 4..start + 8].copy_from_slice(&(len as u32).to_le_bytes());
     batch.resize(batch.len().next_multiple_of(ALIGN), 0);
 }
 
 /// Completes the frames of a batch for the place they go to.
-pub(super) fn seal_batch(batch: &mut [u8], segment: u64, offset: usize) {
+pub(crate) fn seal_batch(batch: &mut [u8], segment: u64, offset: usize) {
     let mut start = 0;
     while start < batch.len() {
         let len = u32::from_le_bytes([batch[start + 4], batch[start + 5], batch[start + 6], batch[start + 7]]) as usize;
@@ -145,7 +145,7 @@ fn frame_crc(segment: u64, offset: usize, frame: &[u8]) -> u32 {
 }
 
 /// The frame at an offset, if there is a whole and valid one.
-pub(super) fn frame_at(segment: u64, bytes: &[u8], offset: usize) -> Option<Frame<'_>> {
+pub(crate) fn frame_at(segment: u64, bytes: &[u8], offset: usize) -> Option<Frame<'_>> {
     let header = bytes.get(offset..offset + FRAME_HEADER)?;
     let mut fields = Fields(header.strip_prefix(&FRAME_MAGIC)?);
     let len = fields.u32().ok()? as usize;
@@ -163,7 +163,7 @@ pub(super) fn frame_at(segment: u64, bytes: &[u8], offset: usize) -> Option<Fram
 }
 
 /// The first valid frame at or after an offset that `wanted` accepts.
-pub(super) fn find_frame(segment: u64, bytes: &[u8], offset: usize, wanted: impl Fn(&Frame<'_>) -> bool) -> Option<usize> {
+pub(crate) fn find_frame(segment: u64, bytes: &[u8], offset: usize, wanted: impl Fn(&Frame<'_>) -> bool) -> Option<usize> {
     let mut at = offset.next_multiple_of(ALIGN);
     while at + FRAME_HEADER <= bytes.len() {
         if bytes[at..at + 4] == FRAME_MAGIC && frame_at(segment, bytes, at).is_some_and(|frame| wanted(&frame)) {
@@ -175,7 +175,7 @@ pub(super) fn find_frame(segment: u64, bytes: &[u8], offset: usize, wanted: impl
 }
 
 /// The changes of a frame.
-pub(super) fn changes(payload: &[u8]) -> Result<Vec<Logged<'_>>, String> {
+pub(crate) fn changes(payload: &[u8]) -> Result<Vec<Logged<'_>>, String> {
     let mut fields = Fields(payload);
     let count = fields.u32()? as usize;
     let mut changes = Vec::with_capacity(count.min(payload.len()));
@@ -194,7 +194,7 @@ pub(super) fn changes(payload: &[u8]) -> Result<Vec<Logged<'_>>, String> {
 }
 
 impl<'a> Stored<'a> {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         out.put_u8(
             flag(self.revision_at.is_some(), HAS_REVISION_AT)
@@ -217,7 +217,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Reads a value that is all there is.
-    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, String> {
         let mut fields = Fields(bytes);
         let stored = Self::decode_from(&mut fields)?;
         if fields.0.is_empty() { Ok(stored) } else { Err("value is followed by something".to_owned()) }
@@ -239,31 +239,38 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// What is authenticated with an encrypted value.
+pub(crate) fn context(key: &str, revision: Revision) -> Vec<u8> {
+    let mut context = revision.to_le_bytes().to_vec();
+    context.extend_from_slice(key.as_bytes());
+    context
+}
+
 /// Little-endian fields yet to be read.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or("ends too early")?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let (taken, rest) = self.0.split_first_chunk().ok_or("ends too early")?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, String> {
+    pub(crate) fn u8(&mut self) -> Result<u8, String> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, String> {
+    pub(crate) fn u32(&mut self) -> Result<u32, String> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, String> {
+    pub(crate) fn u64(&mut self) -> Result<u64, String> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 }

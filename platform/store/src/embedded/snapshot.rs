@@ -15,10 +15,9 @@ use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 
-use super::files;
 use super::log::{self, Sealed};
 use super::record::{Fields, Stored};
-use crate::{Error, Result, Revision};
+use crate::{Error, Result, Revision, files};
 
 /// Key to checksum, revision and value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -118,6 +117,43 @@ impl SnapshotFile {
             }
             write.commit().map_err(|e| self.failed(e))
         })
+    }
+
+    /// Makes the file of entries that come from elsewhere, with no log before it.
+    pub(super) fn fill<'a>(
+        &self,
+        revision: Revision,
+        entries: impl Iterator<Item = (&'a str, Revision, Stored<'a>)>,
+    ) -> Result<()> {
+        self.guarded(|database| {
+            let write = database.begin_write().map_err(|e| self.failed(e))?;
+            {
+                let mut table = write.open_table(META).map_err(|e| self.failed(e))?;
+                let mut meta = Meta { revision, ..Meta::default() };
+                let mut values = write.open_table(ENTRIES).map_err(|e| self.failed(e))?;
+                for (key, revision, stored) in entries {
+                    let value = encode(key, revision, &stored);
+                    values.insert(key, value.as_slice()).map_err(|e| self.failed(e))?;
+                    meta.count(key, &value, true);
+                }
+                meta.write(&mut table).map_err(|e| self.failed(e))?;
+            }
+            write.commit().map_err(|e| self.failed(e))
+        })
+    }
+
+    /// Gives space that is not used back to the file system.
+    pub(super) fn compact(&self) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let compact = || -> Result<(), redb::Error> {
+            let mut database = Builder::new().set_cache_size(CACHE_BYTES).open(&self.path)?;
+            while database.compact()? {}
+            Ok(())
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(compact));
+        outcome.unwrap_or_else(|_| Err(redb::Error::Corrupted("structure is damaged".to_owned()))).map_err(|e| self.failed(e))
     }
 
     /// Opens the file for `act`, made if there is none. A damaged file may make redb panic; that is then an error like any

@@ -302,7 +302,7 @@ async fn secrets_are_encrypted_at_rest() {
         for n in 0..100 {
             put(&store, &format!("/registry/core/secrets/n/{n}"), Value::opaque("the plain secret".repeat(50))).await;
         }
-        store.rotate_encryption_key().await.unwrap();
+        store.keyring().add().unwrap();
         store.fold().await.unwrap();
         store = reopen(&fixture, store).await;
         let entry = store.get(key, None).await.unwrap().unwrap();

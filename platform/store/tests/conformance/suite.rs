@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use pharos_store::{
     Batch, Cache, CacheConfig, CacheMetrics, Entry, Error, Event, EventType, Expect, Item, ListOptions, Op, Range, Result,
-    Revision, Scope, Sink, Start, Store, Value,
+    Revision, Scope, Sink, Stage, Start, Store, Value, reencrypt,
 };
 use prometheus::Registry;
 
@@ -161,6 +161,18 @@ pub(crate) async fn lists_page_in_key_order(store: Engine) {
     assert_eq!(keys(&store, Range { start: Some("/p/b0".into()), limit: 1, ..range("/p/") }).await, (all[2..3].to_vec(), 1));
     assert_eq!(keys(&store, Range { start: Some("/a".into()), ..range("/p/") }).await, (all, 0));
     assert_eq!(keys(&store, range("/none/")).await, (vec![], 0));
+}
+
+pub(crate) async fn long_lists_are_whole(store: Engine) {
+    for n in 0..27 {
+        let ops = (0..50).map(|m| Op::put(format!("/l/{:05}", n * 50 + m), value("x"))).collect();
+        store.commit(ops).await.unwrap();
+    }
+    let (all, remaining) = keys(&store, range("/l/")).await;
+    assert_eq!((all.len(), remaining), (1350, 0));
+    assert!(all.is_sorted() && all[1349] == "/l/01349");
+    let (some, remaining) = keys(&store, Range { limit: 700, start: Some("/l/00100".into()), ..range("/l/") }).await;
+    assert_eq!((some.len(), some[0].as_str(), remaining), (700, "/l/00100", 550));
 }
 
 pub(crate) async fn the_past_can_be_read(store: Engine) {
@@ -348,4 +360,39 @@ pub(crate) async fn what_is_acknowledged_is_in_the_cache(store: Engine) {
         assert_eq!(object.unwrap().name(), name);
         assert!(matches!(watch.next().await.unwrap(), Item::Event(event) if event.revision == revision));
     }
+}
+
+pub(crate) async fn it_tells_of_itself(store: Engine) {
+    store.check().unwrap();
+    let last = put(&store, "/a", "1").await;
+    store.defragment().await.unwrap();
+    let status = store.status().await.unwrap();
+    assert_eq!((status.revision, status.keys), (last, 1));
+    assert!(status.size_bytes > 0 && !status.version.is_empty() && !status.place.is_empty(), "{status:?}");
+    let again = put(&store, "/a", "2").await;
+    store.compact(again).await.unwrap();
+    assert_eq!(store.status().await.unwrap().compacted_revision, Some(again));
+    store.reach(again).await.unwrap();
+    assert!(matches!(store.reach(again + 5).await, Err(Error::FutureRevision { .. })));
+}
+
+pub(crate) async fn encrypted_values_are_written_again(store: Engine) {
+    let key = |n: usize| format!("/registry/core/secrets/n/{n:04}");
+    for n in 0..60 {
+        put(&store, &key(n), &format!("secret {n}")).await;
+    }
+    let other = put(&store, "/registry/core/configmaps/n/c", "plain").await;
+    let keyring = store.keyring().clone();
+    assert_eq!((keyring.stage(), keyring.list().len()), (Stage::Start, 1));
+    keyring.prepare().unwrap();
+    assert!(matches!(reencrypt(&*store, 0).await, Err(Error::Invalid(_))));
+    keyring.rotate().unwrap();
+    assert_eq!(reencrypt(&*store, 0).await.unwrap(), 60);
+    assert_eq!(keyring.stage(), Stage::Reencrypted);
+    for n in 0..60 {
+        let entry = store.get(&key(n), None).await.unwrap().unwrap();
+        assert_eq!((text(&entry), entry.revision > other), (format!("secret {n}"), true));
+    }
+    assert_eq!(store.get("/registry/core/configmaps/n/c", None).await.unwrap().unwrap().revision, other);
+    assert_eq!(keyring.list().iter().map(|key| key.word).collect::<Vec<_>>(), ["retired", ""]);
 }
