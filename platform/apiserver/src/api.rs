@@ -23,7 +23,10 @@ use tracing::Instrument as _;
 
 use crate::{
     Config, Error, Result,
-    admission::webhook::{self, Webhooks},
+    admission::{
+        pod_security::PodSecurity,
+        webhook::{self, Webhooks},
+    },
     aggregation::{self, Aggregation},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
@@ -93,6 +96,7 @@ pub(crate) struct Inner {
     pub(crate) custom: crate::custom::Custom,
     pub(crate) upstream: connect::Upstream,
     pub(crate) webhooks: Webhooks,
+    pub(crate) pod_security: PodSecurity,
     pub(crate) outbound: Outbound,
     pub(crate) aggregation: Aggregation,
     readonly: Arc<Semaphore>,
@@ -138,6 +142,7 @@ impl Api {
             custom: crate::custom::Custom::default(),
             upstream,
             webhooks: Webhooks::new(registry)?,
+            pod_security: PodSecurity::new(registry)?,
             outbound: Outbound::default(),
             aggregation: Aggregation::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
