@@ -92,6 +92,14 @@ impl Attributes<'_> {
         self.kind.group == group && self.kind.plural == resource && self.operation == operation && self.subresource.is_empty()
     }
 
+    /// Tells the client something on the side, once however often the write is tried.
+    fn warn(&self, text: String) {
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
     /// Tells the audit log something about the request.
     fn annotate(&self, key: &str, value: &str) {
         let Attributes { namespace, name, .. } = self;
@@ -99,7 +107,7 @@ impl Attributes<'_> {
     }
 
     /// 403 with upstream's `pods "a" is forbidden: …`.
-    fn forbidden(&self, why: &str) -> Status {
+    pub(crate) fn forbidden(&self, why: &str) -> Status {
         crate::status::forbidden(&self.kind.group, &self.kind.plural, self.name, why)
     }
 }

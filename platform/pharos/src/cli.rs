@@ -187,6 +187,9 @@ pub struct ServerOptions {
     /// Domain of the cluster
     #[arg(long, env = "PHAROS_CLUSTER_DOMAIN", default_value = "cluster.local", overrides_with = "cluster_domain")]
     pub cluster_domain: String,
+    /// File with the configuration of admission plugins, as kube-apiserver reads it [default: none]
+    #[arg(long, env = "PHAROS_ADMISSION_CONTROL_CONFIG_FILE", overrides_with = "admission_control_config_file")]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,

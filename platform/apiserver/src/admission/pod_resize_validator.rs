@@ -11,6 +11,9 @@ use super::{
 };
 use crate::status::Status;
 
+/// An amount as it is compared and told.
+type Unit = fn(Quantity) -> i64;
+
 pub(super) async fn validate(attributes: &Attributes<'_>, pod: &Value, old: Option<&Value>) -> Result<(), Status> {
     let kind = attributes.kind;
     let resizes = kind.group.is_empty() && kind.plural == "pods" && attributes.subresource == "resize";
@@ -28,7 +31,7 @@ pub(super) async fn validate(attributes: &Attributes<'_>, pod: &Value, old: Opti
 fn check(pod: &Value, node: &Value, name: &str) -> Result<(), String> {
     let allocatable = amounts(&node["status"]["allocatable"]);
     let wanted = requested(pod, List::Requests);
-    let units: [(&str, fn(Quantity) -> i64); 2] = [("cpu", Quantity::milli_value), ("memory", Quantity::value)];
+    let units: [(&str, Unit); 2] = [("cpu", Quantity::milli_value), ("memory", Quantity::value)];
     let lacking = units.into_iter().filter_map(|(resource, unit)| {
         let of = |amounts: &super::pod_resources::Amounts| amounts.get(resource).map_or(0, |amount| unit(*amount));
         let (wanted, has) = (of(&wanted), of(&allocatable));
@@ -53,19 +56,17 @@ mod tests {
 
     #[test]
     fn pods_fit_their_node() {
-        let node = |system: &str| {
-            json!({"metadata": {"labels": {"kubernetes.io/os": system}}, "status": {"allocatable": {"cpu": "2", "memory": "1Ki"}}})
-        };
-        let pod = |cpu: &str, memory: &str| {
-            json!({"spec": {"containers": [{"resources": {"requests": {"cpu": cpu, "memory": memory}}}], "overhead": {"cpu": "100m"}}})
-        };
+        let node = |system: &str| json!({"metadata": {"labels": {"kubernetes.io/os": system}}, "status": {"allocatable": {"cpu": "2", "memory": "1Ki"}}});
+        let pod = |cpu: &str, memory: &str| json!({"spec": {"containers": [{"resources": {"requests": {"cpu": cpu, "memory": memory}}}], "overhead": {"cpu": "100m"}}});
         for (pod, system, wanted) in [
             (pod("1900m", "1Ki"), "linux", Ok(())),
             (
                 pod("2", "2Ki"),
                 "linux",
-                Err("Node didn't have enough allocatable resources: cpu, requested: 2100, allocatable: 2000; memory, requested: \
-                     2048, allocatable: 1024"),
+                Err(
+                    "Node didn't have enough allocatable resources: cpu, requested: 2100, allocatable: 2000; memory, requested: \
+                     2048, allocatable: 1024",
+                ),
             ),
             (pod("1", "1"), "windows", Err("pod resize is only supported on linux nodes, node \"n\" is \"windows\"")),
         ] {

@@ -3,6 +3,7 @@
 //!
 //! Follows `pod-security-admission/admission/admission.go` and `plugin/pkg/admission/security/podsecurity/admission.go`.
 
+mod configuration;
 mod metrics;
 pub(crate) mod policy;
 mod standards;
@@ -23,6 +24,7 @@ use crate::{
     api::Api,
     status::{self, Status},
 };
+pub use configuration::Configuration;
 use metrics::{Decision, Metrics, Mode};
 use policy::{Level, PREFIX, Policy, Standard};
 use standards::{Pod, Violation};
@@ -35,19 +37,6 @@ const MAX_CHECK: Duration = Duration::from_secs(1);
 
 /// After how many of them others get a turn.
 const TURN: usize = 64;
-
-/// What PodSecurity does where labels say nothing, and whom it leaves alone. Defaults ask nothing and leave out nobody.
-#[derive(Debug, Clone, Default)]
-pub struct Configuration {
-    /// The policy of namespaces without labels; each label replaces a part of it.
-    pub defaults: Policy,
-    /// Users whose writes are not looked at.
-    pub exempt_usernames: Vec<String>,
-    /// Namespaces in which nothing is looked at.
-    pub exempt_namespaces: Vec<String>,
-    /// RuntimeClasses whose pods are not looked at.
-    pub exempt_runtime_classes: Vec<String>,
-}
 
 /// The plugin.
 pub(crate) struct PodSecurity {
@@ -186,7 +175,7 @@ impl Review<'_> {
         }
         let found = standards::violations(policy.warn, pod);
         if !found.is_empty() {
-            self.attributes.warnings.lock().push(told("would violate", policy.warn, &found));
+            self.attributes.warn(told("would violate", policy.warn, &found));
             self.count(Decision::Deny, policy.warn, Mode::Warn);
         }
         Ok(())
@@ -209,12 +198,12 @@ impl Review<'_> {
             }
         }
         if self.configuration.exempt_namespaces.iter().any(|exempt| exempt == name) {
-            self.attributes.warnings.lock().extend(policy.exempt_warning(name, labels, defaults));
+            policy.exempt_warning(name, labels, defaults).into_iter().for_each(|text| self.attributes.warn(text));
             return Ok(());
         }
         if old.is_some() {
             let warnings = check_pods(self.attributes.api, self.configuration, name, policy.enforce).await;
-            self.attributes.warnings.lock().extend(warnings);
+            warnings.into_iter().for_each(|text| self.attributes.warn(text));
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ impl Level {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         let levels = [Level::Privileged, Level::Baseline, Level::Restricted];
         let level = levels.into_iter().find(|level| level.as_str() == text);
         level.ok_or("must be one of privileged, baseline, restricted")
@@ -53,7 +53,7 @@ pub enum Version {
 }
 
 impl Version {
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         if text == "latest" {
             return Ok(Version::Latest);
         }
