@@ -92,8 +92,10 @@ async fn quotas_count_objects_ports_and_classes() {
     assert_eq!(server.post(services, &service("LoadBalancer")).await.code, 403);
     server.create(services, service("NodePort")).await;
     let more = json!({"spec": {"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 2}]}});
-    let refused = server.merge(&format!("{services}/s"), &more).await;
-    assert!(refused.text.contains("exceeded quota: all, requested: services.nodeports=1"), "{}", refused.text);
+    for path in [format!("{services}/s"), format!("{services}/s?dryRun=All")] {
+        let refused = server.merge(&path, &more).await;
+        assert!(refused.text.contains("exceeded quota: all, requested: services.nodeports=1"), "{}", refused.text);
+    }
     server.create(CLAIMS, claim("a", "2Gi")).await;
     let refused = server.post(CLAIMS, &claim("b", "1Gi")).await;
     assert!(

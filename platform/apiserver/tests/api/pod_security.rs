@@ -56,7 +56,7 @@ fn counter(server: &Server, name: &str, labels: &[(&str, &str)]) -> f64 {
         };
         labels.iter().all(has)
     };
-    family.get_metric().iter().filter(fits).map(|metric| metric.get_counter().value()).sum()
+    family.get_metric().iter().filter(fits).map(|metric| metric.get_counter().get_value()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

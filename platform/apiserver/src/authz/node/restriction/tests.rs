@@ -112,6 +112,11 @@ fn pods() {
         None,
         r#"node "n1" can not create pods that reference secrets"#,
     );
+    for (source, what) in [("clusterTrustBundle", "clustertrustbundles"), ("podCertificate", "podcertificates")] {
+        let projected = json!({"nodeName": "n1", "volumes": [{"projected": {"sources": [{source: {}}]}}]});
+        let refused = format!("node \"n1\" can not create pods that reference {what}");
+        check(Create, "pods", "", broken("/spec", projected), None, &refused);
+    }
     check(Delete, "pods", "mine", None, Some(json!({"spec": {"nodeName": "n1"}})), "");
     check(
         Delete,
