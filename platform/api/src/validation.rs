@@ -19,6 +19,7 @@ mod custom;
 mod meta;
 mod network;
 mod pod;
+mod quota;
 mod service;
 mod storage;
 mod volume;
@@ -48,8 +49,8 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("", "ReplicationController") => workload::replication_controller(&spec, &mut errors),
         ("", "PersistentVolume") => storage::persistent_volume(&spec, old, &mut errors),
         ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(&spec, old, &mut errors),
-        ("", "ResourceQuota") => core::resource_quota(&spec, &mut errors),
-        ("", "LimitRange") => core::limit_range(&spec, &mut errors),
+        ("", "ResourceQuota") => quota::resource_quota(&spec, old, &mut errors),
+        ("", "LimitRange") => quota::limit_range(&spec, &mut errors),
         ("apps", "Deployment") => workload::deployment(&spec, old, &mut errors),
         ("apps", "ReplicaSet") => workload::replica_set(&spec, old, &mut errors),
         ("apps", "StatefulSet") => workload::stateful_set(&spec, old, &mut errors),
@@ -99,6 +100,7 @@ pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
                 status.field(field).non_negative(&mut errors);
             }
         }
+        ("", "ResourceQuota") => quota::resource_quota_status(&status, &mut errors),
         _ => {}
     }
     errors

@@ -22,10 +22,16 @@ mod default_storage_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod persistent_volume_claim_resize;
+mod pod_resize_validator;
+mod pod_resources; // What several plugins count.
+pub(crate) mod pod_security;
+mod pod_topology_labels;
 mod priority;
 pub(crate) mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 pub(crate) mod webhook;
 
@@ -86,8 +92,22 @@ impl Attributes<'_> {
         self.kind.group == group && self.kind.plural == resource && self.operation == operation && self.subresource.is_empty()
     }
 
+    /// Tells the client something on the side, once however often the write is tried.
+    fn warn(&self, text: String) {
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Tells the audit log something about the request.
+    fn annotate(&self, key: &str, value: &str) {
+        let Attributes { namespace, name, .. } = self;
+        tracing::debug!(key, value, namespace, name, "audit annotation of an admission plugin");
+    }
+
     /// 403 with upstream's `pods "a" is forbidden: …`.
-    fn forbidden(&self, why: &str) -> Status {
+    pub(crate) fn forbidden(&self, why: &str) -> Status {
         crate::status::forbidden(&self.kind.group, &self.kind.plural, self.name, why)
     }
 }
@@ -104,9 +124,10 @@ pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old:
     Ok(())
 }
 
-/// Asks the webhooks about what is no object of its own: the body of a subresource, the options of a connection.
+/// Reviews what is no object of its own: the body of a subresource, the options of a connection.
 pub(crate) async fn review(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
     let mut mutation = webhook::Mutation::default();
+    pod_topology_labels::mutate(attributes, object);
     if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
         webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
     }
@@ -122,7 +143,9 @@ async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&V
     default_toleration_seconds::mutate(attributes, object);
     runtime_class::mutate(attributes, object).await?;
     default_storage_class::mutate(attributes, object).await?;
+    storage_object_in_use_protection::mutate(attributes, object);
     default_ingress_class::mutate(attributes, object).await?;
+    pod_topology_labels::mutate(attributes, object);
     crate::authz_hooks::mutate(attributes, object);
     Ok(())
 }
@@ -134,8 +157,11 @@ pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>
         webhook::mutate(attributes, &mut webhook::Mutation::default(), None, old).await?;
     }
     if let Some(object) = object {
-        limit_ranger::validate(attributes, object).await?;
+        limit_ranger::validate(attributes, object, old).await?;
+        pod_security::validate(attributes, object, old).await?;
         priority::validate(attributes, object).await?;
+        persistent_volume_claim_resize::validate(attributes, object, old).await?;
+        pod_resize_validator::validate(attributes, object, old).await?;
     }
     crate::authz_hooks::admit(attributes, object, old)?;
     webhook::validate(attributes, object, old).await

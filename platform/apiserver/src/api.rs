@@ -24,7 +24,10 @@ use tracing::Instrument as _;
 
 use crate::{
     Config, Error, Result,
-    admission::webhook::{self, Webhooks},
+    admission::{
+        pod_security::PodSecurity,
+        webhook::{self, Webhooks},
+    },
     aggregation::{self, Aggregation},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
@@ -94,6 +97,7 @@ pub(crate) struct Inner {
     pub(crate) custom: crate::custom::Custom,
     pub(crate) upstream: connect::Upstream,
     pub(crate) webhooks: Webhooks,
+    pub(crate) pod_security: PodSecurity,
     pub(crate) outbound: Outbound,
     pub(crate) aggregation: Aggregation,
     readonly: Arc<Semaphore>,
@@ -140,6 +144,7 @@ impl Api {
             custom: crate::custom::Custom::default(),
             upstream,
             webhooks: Webhooks::new(registry)?,
+            pod_security: PodSecurity::new(registry)?,
             outbound: Outbound::default(),
             aggregation: Aggregation::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     admission::{Attributes, Operation},
     authz::{
-        certificates,
+        Attributes as Asked, certificates,
         escalation::{self, Refused},
         node::restriction,
         rbac,
@@ -44,6 +44,9 @@ pub(crate) fn admit(attributes: &Attributes<'_>, object: Option<&Value>, old: Op
         (certificates::GROUP, certificates::RESOURCE) => {
             certificates::admit(authorizer, attributes.user, attributes.subresource, old, object).map_err(forbidden)
         }
+        (certificates::GROUP, certificates::TRUST_BUNDLES) => {
+            certificates::attest(authorizer, attributes.user, old, object).map_err(|why| attributes.forbidden(&why))
+        }
         _ => Ok(()),
     }
 }
@@ -66,7 +69,8 @@ pub(crate) fn restrict_node(attributes: &Attributes<'_>, object: Option<&Value>,
         object,
         old,
     };
-    restriction::admit(&write, &CachedObjects(attributes.api.clone())).map_err(|refused| match refused {
+    let allowed = |asked: &Asked<'_>| attributes.api.0.authorizer.authorize(asked).allowed();
+    restriction::admit(&write, &CachedObjects(attributes.api.clone()), &allowed).map_err(|refused| match refused {
         restriction::Refused::Forbidden(message) => {
             Status::new(403, "Forbidden", message).with_details(&attributes.kind.group, &attributes.kind.plural, attributes.name)
         }

@@ -4,6 +4,8 @@ use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use pharos_transport::pki::Identity;
 
+use crate::admission::pod_security;
+
 /// Settings of the API server, with kube-apiserver's names and defaults where it has them.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -38,6 +40,8 @@ pub struct Config {
     pub max_mutating_requests_inflight: usize,
     /// How long Events are kept. Default 1 h.
     pub event_ttl: Duration,
+    /// What PodSecurity does without labels, and whom it leaves alone. Default: nothing, nobody.
+    pub pod_security: pod_security::Configuration,
     /// Seconds a pod tolerates `not-ready` and `unreachable` when it says nothing. Default 300.
     pub default_toleration_seconds: i64,
 }
@@ -59,6 +63,7 @@ impl Default for Config {
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
             event_ttl: Duration::from_secs(3600),
+            pod_security: pod_security::Configuration::default(),
             default_toleration_seconds: 300,
         }
     }

@@ -46,6 +46,14 @@ mod aggregation;
 mod bootstrap;
 mod background;
 
+/// What the PodSecurity admission is told.
+pub mod pod_security {
+    pub use crate::admission::pod_security::{
+        Configuration,
+        policy::{Level, Policy, Standard, Version},
+    };
+}
+
 pub use api::{Api, Parts, Service};
 pub use config::Config;
 pub use error::{Error, Result};

@@ -171,6 +171,10 @@ pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: 
     match (noun(kind), part) {
         (("", "pods"), _) => pod::prepare_for_update(part, new, old),
         (("", "services"), Part::Main) => service::prepare_for_update(new, old),
+        // Other scopes are another count. Changes of the amounts show by themselves.
+        (("", "resourcequotas"), Part::Main) if new["spec"]["scopeSelector"] != old["spec"]["scopeSelector"] => {
+            new["status"] = json!({});
+        }
         _ => {}
     }
 }
@@ -221,16 +225,6 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 /// What is legal but does nothing here yet, so that nobody is left to believe it does.
 pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     match noun(kind) {
-        ("", "namespaces") => {
-            let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-            labels
-                .filter(|(key, value)| {
-                    key.strip_prefix("pod-security.kubernetes.io/").is_some_and(|mode| !mode.ends_with("-version"))
-                        && *value != "privileged"
-                })
-                .map(|(key, _)| format!("{key} has no effect: this API server has no PodSecurity admission"))
-                .collect()
-        }
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
         ("admissionregistration.k8s.io", resource) if resource.contains("admissionpolic") => {
             vec![format!("{resource} are stored but not enforced: this API server does not evaluate admission policies")]

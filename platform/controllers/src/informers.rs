@@ -5,7 +5,8 @@ use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     coordination::v1::Lease,
     core::v1::{
-        ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Secret, Service, ServiceAccount,
+        ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Secret,
+        Service, ServiceAccount,
     },
     discovery::v1::EndpointSlice,
     policy::v1::PodDisruptionBudget,
@@ -15,7 +16,7 @@ use pharos_client::{Index, Informer};
 use pharos_telemetry::Ctx;
 use serde::de::DeserializeOwned;
 
-use crate::owners;
+use crate::{owners, storage_protection};
 
 /// The caches that controllers share: one list and one watch for each kind.
 pub(crate) struct Informers {
@@ -41,6 +42,7 @@ pub(crate) struct Informers {
     pub(crate) jobs: Informer<Job>,
     pub(crate) cron_jobs: Informer<CronJob>,
     pub(crate) claims: Informer<PersistentVolumeClaim>,
+    pub(crate) volumes: Informer<PersistentVolume>,
     pub(crate) budgets: Informer<PodDisruptionBudget>,
     /// The leases of nodes.
     pub(crate) leases: Informer<Lease>,
@@ -48,6 +50,8 @@ pub(crate) struct Informers {
     pub(crate) pods_by_owner: Index<Pod>,
     /// Pods by the name of their node.
     pub(crate) pods_by_node: Index<Pod>,
+    /// Pods by the claims of their volumes.
+    pub(crate) pods_by_claim: Index<Pod>,
     /// ReplicaSets by [`owners::term`].
     pub(crate) replica_sets_by_owner: Index<ReplicaSet>,
     /// Revisions by [`owners::term`].
@@ -89,10 +93,12 @@ impl Informers {
             stateful_sets: all(ctx, client),
             cron_jobs: all(ctx, client),
             claims: all(ctx, client),
+            volumes: all(ctx, client),
             budgets: all(ctx, client),
             leases: Informer::start(ctx, Api::namespaced(client.clone(), "kube-node-lease"), watcher::Config::default()),
             pods_by_owner: pods.index(|pod| vec![owners::term(pod)]),
             pods_by_node: pods.index(|pod| pod.spec.iter().filter_map(|spec| spec.node_name.clone()).collect()),
+            pods_by_claim: pods.index(storage_protection::terms),
             replica_sets_by_owner: replica_sets.index(|set| vec![owners::term(set)]),
             revisions_by_owner: controller_revisions.index(|revision| vec![owners::term(revision)]),
             jobs_by_owner: jobs.index(|job| vec![owners::term(job)]),
@@ -124,6 +130,7 @@ impl Informers {
         self.jobs.synced().await;
         self.cron_jobs.synced().await;
         self.claims.synced().await;
+        self.volumes.synced().await;
         self.budgets.synced().await;
         self.leases.synced().await;
     }

@@ -29,6 +29,7 @@ mod garbage_collector;
 mod node_lifecycle;
 mod taint_eviction;
 mod pod_gc;
+mod storage_protection;
 mod replica_set; // workloads:
 mod deployment;
 mod job;
@@ -94,6 +95,7 @@ impl Component for Controllers {
         node_lifecycle::start(&env);
         taint_eviction::start(&env);
         pod_gc::start(&env);
+        storage_protection::start(&env);
         replica_set::start(&env);
         deployment::start(&env);
         job::start(&env);

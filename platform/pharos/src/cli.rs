@@ -203,6 +203,9 @@ pub struct ServerOptions {
     pub cluster_domain: String,
     #[command(flatten)]
     pub datastore: DatastoreOptions,
+    /// File with the configuration of admission plugins, as kube-apiserver reads it [default: none]
+    #[arg(long, env = "PHAROS_ADMISSION_CONTROL_CONFIG_FILE", overrides_with = "admission_control_config_file")]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,

@@ -10,6 +10,7 @@ mod cli; // What can be said,
 mod settings; // also in files;
 mod commands; // the small commands,
 mod server; // the big ones,
+mod admission_config;
 mod agent;
 mod node; // what both of them start on a machine,
 mod datastore;

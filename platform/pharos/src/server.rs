@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     admin::AdminKubeconfig,
+    admission_config,
     cli::{Part, ServerOptions},
     datastore,
     door::Door,
@@ -123,6 +124,7 @@ pub struct Plan {
     pub cluster: Cluster,
     node_ports: RangeInclusive<u16>,
     kubeconfig_mode: u32,
+    pod_security: pharos_apiserver::pod_security::Configuration,
 }
 
 impl Plan {
@@ -184,6 +186,10 @@ impl Plan {
                 tenth
             }
         };
+        let pod_security = options.admission_control_config_file.as_deref().map(admission_config::read).transpose();
+        if let Err(why) = &pod_security {
+            mistakes.push(format!("--admission-control-config-file: {why:#}"));
+        }
         let node = node::name(&options.node)?;
         let address = node::address(&options.node)?;
         anyhow::ensure!(mistakes.is_empty(), "{}", mistakes.join("\n"));
@@ -201,6 +207,7 @@ impl Plan {
             },
             node_ports: node_ports.unwrap_or(30_000..=32_767),
             kubeconfig_mode: kubeconfig_mode.unwrap_or(0o600),
+            pod_security: pod_security.ok().flatten().unwrap_or_default(),
             options,
         })
     }
@@ -355,6 +362,7 @@ async fn start_api(
         front_proxy_ca_pem: keys.front_proxy_ca.certificate_pem().to_owned(),
         front_proxy: Some(keys.front_proxy.clone()),
         kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
+        pod_security: plan.pod_security.clone(),
         ..pharos_apiserver::Config::default()
     };
     let parts = Parts {

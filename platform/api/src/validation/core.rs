@@ -1,10 +1,9 @@
-//! ConfigMaps, Secrets, quotas, leases and other small kinds.
+//! ConfigMaps, Secrets, leases and other small kinds.
 
 use serde_json::Value;
 
 use super::at::{At, Errors};
 use super::volume;
-use crate::names;
 use crate::status::FieldError;
 
 /// What the data of a ConfigMap or Secret may hold.
@@ -62,70 +61,6 @@ pub(super) fn secret(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
     }
     if let Some(old) = old {
         ty.immutable(old.get("type").unwrap_or(&Value::Null), errors);
-    }
-}
-
-pub(super) fn resource_quota(spec: &At<'_>, errors: &mut Errors) {
-    for (name, amount) in spec.field("hard").entries() {
-        errors.extend(names::qualified_name(name).into_iter().map(|detail| FieldError::invalid(amount.path(), name, detail)));
-        if amount.quantity().is_some_and(|q| q.sign() < 0) {
-            errors.push(amount.invalid("must be greater than or equal to 0"));
-        }
-        let whole = name.starts_with("count/")
-            || matches!(name, "pods" | "services" | "secrets" | "configmaps" | "persistentvolumeclaims");
-        if whole && amount.quantity().is_some_and(|q| !q.is_integer()) {
-            errors.push(amount.invalid("must be an integer"));
-        }
-    }
-}
-
-pub(super) fn limit_range(spec: &At<'_>, errors: &mut Errors) {
-    for limit in spec.field("limits").items() {
-        let ty = limit.field("type");
-        if ty.text() == "Pod" {
-            for field in ["default", "defaultRequest"] {
-                if limit.field(field).len() > 0 {
-                    errors.push(limit.field(field).forbidden("may not be specified when `type` is 'Pod'"));
-                }
-            }
-        }
-        let (max, min, default, request) =
-            (limit.field("max"), limit.field("min"), limit.field("default"), limit.field("defaultRequest"));
-        for (name, least) in min.entries() {
-            let (most, usual, asked) = (max.field(name), default.field(name), request.field(name));
-            if let (Some(low), Some(high)) = (least.quantity(), most.quantity())
-                && low > high
-            {
-                errors.push(FieldError::invalid(
-                    least.path(),
-                    least.value().clone(),
-                    format!("min value {low} is greater than max value {high}"),
-                ));
-            }
-            if let (Some(low), Some(asked_for)) = (least.quantity(), asked.quantity())
-                && low > asked_for
-            {
-                let detail = format!("min value {low} is greater than default request value {asked_for}");
-                errors.push(FieldError::invalid(format!("{}[{name}]", request.path()), asked.value().clone(), detail));
-            }
-            if let (Some(low), Some(given)) = (least.quantity(), usual.quantity())
-                && low > given
-            {
-                let detail = format!("min value {low} is greater than default value {given}");
-                errors.push(FieldError::invalid(format!("{}[{name}]", default.path()), usual.value().clone(), detail));
-            }
-        }
-        for (name, most) in max.entries() {
-            for (list, noun) in [(&request, "default request"), (&default, "default")] {
-                let value = list.field(name);
-                if let (Some(high), Some(given)) = (most.quantity(), value.quantity())
-                    && given > high
-                {
-                    let detail = format!("{noun} value {given} is greater than max value {high}");
-                    errors.push(FieldError::invalid(format!("{}[{name}]", list.path()), value.value().clone(), detail));
-                }
-            }
-        }
     }
 }
 

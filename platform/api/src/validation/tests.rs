@@ -199,3 +199,162 @@ fn endpoints_are_at_ordinary_addresses() {
         ],
     );
 }
+
+#[test]
+fn quotas() {
+    let hard = |hard: Value| json!({"spec": {"hard": hard}});
+    let all = json!({"pods": "1", "requests.cpu": "1", "limits.memory": "1Gi", "requests.storage": "1Gi", "count/deployments.apps": 2,
+        "requests.example.com/gpu": 1, "hugepages-2Mi": "2Mi", "requests.hugepages-2Mi": "2Mi", "services.nodeports": 1,
+        "gold.storageclass.storage.k8s.io/requests.storage": "1Gi", "ephemeral-storage": "1Gi", "requests.ephemeral-storage": "1Gi"});
+    let scoped = |scopes: Value, hard: Value| json!({"spec": {"hard": hard, "scopes": scopes}});
+    let selected =
+        |expression: Value, hard: Value| json!({"spec": {"hard": hard, "scopeSelector": {"matchExpressions": [expression]}}});
+    let exists: &[&str] =
+        &["spec.scopeSelector.matchExpressions.operator: Invalid value: \"In\": must be 'Exist' when scope is any of \
+                  ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                  ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"];
+    // A quota, what it was, and what is wrong.
+    let table: Vec<(Value, Option<Value>, &[&str])> = vec![
+        (hard(all), None, &[]),
+        (
+            hard(json!({"gpus": 1})),
+            None,
+            &[
+                "spec.hard[gpus]: Invalid value: \"gpus\": must be a standard resource type or fully qualified",
+                "spec.hard[gpus]: Invalid value: \"gpus\": must be a standard resource for quota",
+            ],
+        ),
+        (
+            hard(json!({"storage": 1})),
+            None,
+            &["spec.hard[storage]: Invalid value: \"storage\": must be a standard resource for quota"],
+        ),
+        (hard(json!({"pods": "-1"})), None, &["spec.hard[pods]: Invalid value: \"-1\": must be greater than or equal to 0"]),
+        (hard(json!({"pods": "1500m"})), None, &["spec.hard[pods]: Invalid value: \"1500m\": must be an integer"]),
+        (
+            hard(json!({"count/jobs.batch": "1500m"})),
+            None,
+            &["spec.hard[count/jobs.batch]: Invalid value: \"1500m\": must be an integer"],
+        ),
+        (hard(json!({"cpu": "1500m"})), None, &[]),
+        (scoped(json!(["NotBestEffort", "Terminating", "PriorityClass"]), json!({"pods": 1, "cpu": 1})), None, &[]),
+        (scoped(json!(["BestEffort"]), json!({"pods": 1, "count/pods": 1})), None, &[]),
+        (
+            scoped(json!(["BestEffort"]), json!({"pods": 1, "cpu": 1})),
+            None,
+            &["spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource"],
+        ),
+        (scoped(json!(["Other"]), json!({"pods": 1})), None, &["spec.scopes: Invalid value: [\"Other\"]: unsupported scope"]),
+        (
+            scoped(json!(["Terminating", "NotTerminating"]), json!({"pods": 1})),
+            None,
+            &["spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes"],
+        ),
+        (
+            scoped(json!(["Terminating"]), json!({"pods": 1})),
+            Some(scoped(json!(["NotTerminating"]), json!({"pods": 1}))),
+            &["spec.scopes: Invalid value: [\"Terminating\"]: field is immutable"],
+        ),
+        (selected(json!({"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}), json!({"pods": 1})), None, &[]),
+        (
+            selected(
+                json!({"scopeName": "VolumeAttributesClass", "operator": "In", "values": ["gold"]}),
+                json!({"persistentvolumeclaims": 1, "requests.storage": "1Gi"}),
+            ),
+            None,
+            &[],
+        ),
+        (
+            selected(json!({"scopeName": "PriorityClass", "operator": "NotIn"}), json!({"pods": 1})),
+            None,
+            &[
+                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or \
+                 'NotIn' for scope selector",
+            ],
+        ),
+        (
+            selected(json!({"scopeName": "PriorityClass", "operator": "Exists", "values": ["a"]}), json!({"pods": 1})),
+            None,
+            &[
+                "spec.scopeSelector.matchExpressions.values: Invalid value: [\"a\"]: must be no value when `operator` is 'Exist' or \
+                 'DoesNotExist' for scope selector",
+            ],
+        ),
+        (selected(json!({"scopeName": "BestEffort", "operator": "In", "values": ["a"]}), json!({"pods": 1})), None, exists),
+        (
+            selected(json!({"scopeName": "Other", "operator": "Is"}), json!({"pods": 1})),
+            None,
+            &[
+                "spec.scopeSelector.matchExpressions.scopeName: Invalid value: \"Other\": unsupported scope",
+                "spec.scopeSelector.matchExpressions.operator: Invalid value: \"Is\": not a valid selector operator",
+            ],
+        ),
+    ];
+    for (new, old, want) in table {
+        check("", "ResourceQuota", new, old, want);
+    }
+}
+
+#[test]
+fn limit_ranges() {
+    let range = |item: Value| json!({"spec": {"limits": [item]}});
+    let table: Vec<(Value, &[&str])> = vec![
+        (
+            range(json!({"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "100m"}, "default": {"cpu": "500m"},
+                "defaultRequest": {"cpu": "200m"}, "maxLimitRequestRatio": {"cpu": "10"}})),
+            &[],
+        ),
+        (range(json!({"type": "PersistentVolumeClaim", "max": {"storage": "2Gi"}})), &[]),
+        (range(json!({"type": "example.com/thing", "max": {"storage": "2Gi"}})), &[]),
+        (
+            range(json!({"type": "Thing"})),
+            &["spec.limits[0].type: Invalid value: \"Thing\": must be a standard limit type or fully qualified"],
+        ),
+        (json!({"spec": {"limits": [{"type": "Pod"}, {"type": "Pod"}]}}), &["spec.limits[1].type: Duplicate value: \"Pod\""]),
+        (
+            range(json!({"type": "PersistentVolumeClaim", "max": {"requests.storage": "1"}})),
+            &[
+                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided",
+            ],
+        ),
+        (
+            range(json!({"type": "Pod", "max": {"pods": "1"}})),
+            &["spec.limits[0].max[pods]: Invalid value: \"pods\": must be a standard resource for containers"],
+        ),
+        (
+            range(json!({"type": "Pod", "default": {"cpu": "1"}})),
+            &["spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'"],
+        ),
+        (
+            range(json!({"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "2"}})),
+            &["spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1"],
+        ),
+        (
+            range(json!({"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "800m"}})),
+            &[
+                "spec.limits[0].defaultRequest[cpu]: Invalid value: \"800m\": default request value 800m is greater than default limit \
+                 value 500m",
+            ],
+        ),
+        (
+            range(json!({"type": "Pod", "maxLimitRequestRatio": {"cpu": "800m"}})),
+            &["spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"800m\": ratio 800m is less than 1"],
+        ),
+        (
+            range(
+                json!({"type": "Pod", "max": {"memory": "2Gi"}, "min": {"memory": "512Mi"}, "maxLimitRequestRatio": {"memory": "10"}}),
+            ),
+            &["spec.limits[0].maxLimitRequestRatio[memory]: Invalid value: \"10\": ratio 10 is greater than max/min = 4.000000"],
+        ),
+        (
+            range(json!({"type": "Container", "default": {"example.com/gpu": "2"}, "defaultRequest": {"example.com/gpu": "1"}})),
+            &[
+                "spec.limits[0].defaultRequest[example.com/gpu]: Invalid value: \"1\": default value 2 must equal to defaultRequest value \
+                 1 in example.com/gpu",
+            ],
+        ),
+    ];
+    for (new, want) in table {
+        check("", "LimitRange", new, None, want);
+    }
+}

@@ -1,34 +1,44 @@
 //! ResourceQuota: what a namespace may use, counted in the same commit as what uses it.
 //!
 //! Upstream counts up at admission and recounts in a controller; here every write that changes usage, deletes included,
-//! changes `status.used` of the quotas concerned with it, by compare-and-swap. Follows
-//! `staging/src/k8s.io/apiserver/pkg/admission/plugin/resourcequota` and `pkg/quota/v1/evaluator/core`.
+//! changes `status.used` of the quotas concerned with it, by compare-and-swap. As upstream, only some writes are refused:
+//! the others, such as a status, tell of what has happened already. Follows
+//! `staging/src/k8s.io/apiserver/pkg/admission/plugin/resourcequota`.
 
-use std::collections::BTreeMap;
+mod scopes; // Which objects a quota is about,
+mod usage; // and what they count for.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_api::{quantity::Quantity, registry::Kind};
 use pharos_store::{Op, Value as Stored};
 use serde_json::{Value, json};
 
-use super::{Attributes, limit_ranger::pod_sum};
+use super::{
+    Attributes, Operation,
+    pod_resources::{Amounts, amounts},
+};
 use crate::status::Status;
-
-type Amounts = BTreeMap<String, Quantity>;
+use usage::Countable;
 
 /// The operations that charge an object, or the change of one, to the quotas of its namespace.
 pub(crate) async fn charge(attributes: &Attributes<'_>, new: &Value, old: Option<&Value>) -> Result<Vec<Op>, Status> {
-    if !counts(attributes) {
+    let countable = Countable::of(attributes.kind);
+    // Most objects count for the same as long as they live.
+    if old.is_some() && countable == Countable::Other {
         return Ok(Vec::new());
     }
+    let enforced = enforces(attributes, countable);
     let mut ops = Vec::new();
-    for quota in attributes.api.0.storage.objects("", "resourcequotas", attributes.namespace).await? {
-        let after = usage_under(&quota, attributes.kind, new);
-        let before = old.map(|old| usage_under(&quota, attributes.kind, old)).unwrap_or_default();
-        let delta = subtract(&after, &before);
-        if old.is_none() {
-            must_specify(attributes, &quota, new)?;
+    for quota in quotas(attributes, new).await? {
+        let after = usage::under(&quota, attributes.kind, new);
+        let before = old.map(|old| usage::under(&quota, attributes.kind, old)).unwrap_or_default();
+        if enforced && countable == Countable::Pod {
+            must_specify(&quota, new).map_err(|why| attributes.forbidden(&why))?;
         }
-        if let Some(changed) = add(&quota, &delta).map_err(|why| attributes.forbidden(&why))? {
+        let delta = subtract(&after, &before);
+        let changed = add(&quota, &delta, enforced).map_err(|why| attributes.forbidden(&why))?;
+        if let Some(changed) = changed {
             ops.push(update(&quota, &changed)?);
         }
     }
@@ -42,24 +52,39 @@ pub(crate) async fn check(attributes: &Attributes<'_>, new: &Value, old: Option<
 
 /// The operations that give back what an object used.
 pub(crate) async fn credit(attributes: &Attributes<'_>, old: &Value) -> Result<Vec<Op>, Status> {
-    if !counts(attributes) {
-        return Ok(Vec::new());
-    }
     let mut ops = Vec::new();
-    for quota in attributes.api.0.storage.objects("", "resourcequotas", attributes.namespace).await? {
-        let delta = subtract(&Amounts::new(), &usage_under(&quota, attributes.kind, old));
-        if let Some(changed) = add(&quota, &delta).map_err(|why| attributes.forbidden(&why))? {
+    for quota in quotas(attributes, old).await? {
+        let delta = subtract(&Amounts::new(), &usage::under(&quota, attributes.kind, old));
+        if let Ok(Some(changed)) = add(&quota, &delta, false) {
             ops.push(update(&quota, &changed)?);
         }
     }
     Ok(ops)
 }
 
-/// Whether a write may concern a quota at all. Quotas themselves count when they are counted as objects, which is rare
-/// enough to be left to the recount.
-fn counts(attributes: &Attributes<'_>) -> bool {
+/// The quotas an object may be charged to. No quota is charged to itself.
+async fn quotas(attributes: &Attributes<'_>, object: &Value) -> Result<Vec<Value>, Status> {
     let kind = attributes.kind;
-    kind.namespaced && !matches!(kind.plural.as_ref(), "events" | "leases" | "resourcequotas" | "endpoints" | "endpointslices")
+    if !usage::counts(kind) {
+        return Ok(Vec::new());
+    }
+    let mut quotas = attributes.api.0.storage.objects("", "resourcequotas", attributes.namespace).await?;
+    if kind.group.is_empty() && kind.plural == "resourcequotas" {
+        quotas.retain(|quota| quota["metadata"]["name"] != object["metadata"]["name"]);
+    }
+    Ok(quotas)
+}
+
+/// Whether a write is refused if it exceeds a quota (`Handles` of upstream's evaluators).
+fn enforces(attributes: &Attributes<'_>, countable: Countable) -> bool {
+    match (attributes.operation, countable, attributes.subresource) {
+        (Operation::Create, ..) => true,
+        (Operation::Update, Countable::Pod, subresource) => subresource == "resize",
+        (Operation::Update, Countable::Service | Countable::Claim | Countable::DeviceClaim, subresource) => {
+            subresource.is_empty()
+        }
+        _ => false,
+    }
 }
 
 /// Replaces a quota, if it is still as it was read.
@@ -68,15 +93,6 @@ pub(crate) fn update(quota: &Value, changed: &Value) -> Result<Op, Status> {
     let namespace = quota["metadata"]["namespace"].as_str().unwrap_or_default();
     let revision = quota["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     Ok(Op::update(format!("/registry/core/resourcequotas/{namespace}/{name}"), Stored::encode(changed)?, revision))
-}
-
-fn amounts(value: &Value) -> Amounts {
-    value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, amount)| Some((name.clone(), Quantity::from_value(amount).ok()?)))
-        .collect()
 }
 
 fn subtract(from: &Amounts, what: &Amounts) -> Amounts {
@@ -88,8 +104,8 @@ fn subtract(from: &Amounts, what: &Amounts) -> Amounts {
     difference
 }
 
-/// The quota with more or less in use; `None` if it is not concerned, an error if it is exceeded.
-fn add(quota: &Value, delta: &Amounts) -> Result<Option<Value>, String> {
+/// The quota with more or less in use; `None` if it is not concerned, an error if it would be exceeded and that is refused.
+fn add(quota: &Value, delta: &Amounts, enforced: bool) -> Result<Option<Value>, String> {
     let hard = amounts(&quota["status"]["hard"]);
     let mut used = amounts(&quota["status"]["used"]);
     let mut exceeded = Vec::new();
@@ -97,7 +113,7 @@ fn add(quota: &Value, delta: &Amounts) -> Result<Option<Value>, String> {
     for (name, amount) in delta.iter().filter(|(name, _)| hard.contains_key(*name)) {
         let before = used.get(name).copied().unwrap_or(Quantity::ZERO);
         let after = before + *amount;
-        if amount.sign() > 0 && after > hard[name] {
+        if enforced && amount.sign() > 0 && after > hard[name] {
             exceeded.push((name, *amount, before));
         }
         used.insert(name.clone(), if after.sign() < 0 { Quantity::ZERO } else { after });
@@ -115,23 +131,26 @@ fn add(quota: &Value, delta: &Amounts) -> Result<Option<Value>, String> {
             list(&|item| hard[item.0].to_string()),
         ));
     }
-    if !changed {
+    // A count under way has perhaps not seen this write: a new revision makes it start over.
+    let counting = quota["status"]["hard"] != quota["spec"]["hard"];
+    let missed = counting && delta.keys().any(|name| quota["spec"]["hard"].get(name).is_some());
+    if !changed && !missed {
         return Ok(None);
     }
     let mut quota = quota.clone();
-    let used: BTreeMap<String, String> = used.iter().map(|(name, amount)| (name.clone(), amount.to_string())).collect();
-    quota["status"]["used"] = json!(used);
+    if changed {
+        let used: BTreeMap<String, String> = used.iter().map(|(name, amount)| (name.clone(), amount.to_string())).collect();
+        quota["status"]["used"] = json!(used);
+    }
     Ok(Some(quota))
 }
 
-/// A quota on compute resources makes pods say what they need.
-fn must_specify(attributes: &Attributes<'_>, quota: &Value, pod: &Value) -> Result<(), Status> {
-    let pods = attributes.kind.group.is_empty() && attributes.kind.plural == "pods";
-    if !pods || !in_scope(quota, pod) {
+/// A quota on CPU or memory makes the containers of pods say what they need of it.
+fn must_specify(quota: &Value, pod: &Value) -> Result<(), String> {
+    if !scopes::contain(quota, Countable::Pod, pod) {
         return Ok(());
     }
-    let hard = amounts(&quota["status"]["hard"]);
-    let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (quota_name, field, resource) in [
         ("cpu", "requests", "cpu"),
         ("memory", "requests", "memory"),
@@ -140,154 +159,26 @@ fn must_specify(attributes: &Attributes<'_>, quota: &Value, pod: &Value) -> Resu
         ("limits.cpu", "limits", "cpu"),
         ("limits.memory", "limits", "memory"),
     ] {
-        if !hard.contains_key(quota_name) {
+        if quota["status"]["hard"].get(quota_name).is_none() {
             continue;
         }
-        for list in ["containers", "initContainers"] {
-            for container in pod["spec"][list].as_array().into_iter().flatten() {
-                if container["resources"][field].get(resource).is_none() {
-                    missing.entry(quota_name).or_default().push(container["name"].as_str().unwrap_or_default());
-                }
-            }
+        let lists = ["containers", "initContainers"];
+        let containers = lists.iter().flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
+        let silent = containers.filter(|container| container["resources"][field].get(resource).is_none());
+        let silent: BTreeSet<&str> = silent.filter_map(|container| container["name"].as_str()).collect();
+        if !silent.is_empty() {
+            missing.insert(quota_name, silent);
         }
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> =
-        missing.iter().map(|(resource, containers)| format!("{resource} for: {}", containers.join(","))).collect();
+    let one = |(resource, containers): (&str, BTreeSet<&str>)| {
+        format!("{resource} for: {}", containers.into_iter().collect::<Vec<_>>().join(","))
+    };
+    let list: Vec<String> = missing.into_iter().map(one).collect();
     let name = quota["metadata"]["name"].as_str().unwrap_or_default();
-    Err(attributes.forbidden(&format!("failed quota: {name}: must specify {}", list.join("; "))))
-}
-
-fn usage_under(quota: &Value, kind: &Kind, object: &Value) -> Amounts {
-    let pod = kind.group.is_empty() && kind.plural == "pods";
-    let scoped =
-        quota["spec"]["scopes"].as_array().is_some_and(|scopes| !scopes.is_empty()) || quota["spec"]["scopeSelector"].is_object();
-    match (pod, scoped) {
-        (false, true) => Amounts::new(), // Scopes select pods only.
-        (true, true) if !in_scope(quota, object) => Amounts::new(),
-        _ => usage(kind, object),
-    }
-}
-
-/// What an object counts for, by every name a quota may use.
-fn usage(kind: &Kind, object: &Value) -> Amounts {
-    let one = Quantity::new(1, pharos_api::quantity::Format::DecimalSi);
-    let count =
-        if kind.group.is_empty() { format!("count/{}", kind.plural) } else { format!("count/{}.{}", kind.plural, kind.group) };
-    let mut usage = Amounts::from([(count, one)]);
-    if !kind.group.is_empty() {
-        return usage;
-    }
-    match kind.plural.as_ref() {
-        "pods" => pod_usage(object, one, &mut usage),
-        "services" => {
-            usage.insert("services".into(), one);
-            let ports = object["spec"]["ports"].as_array().map_or(0, Vec::len) as i64;
-            let ports = Quantity::new(ports, pharos_api::quantity::Format::DecimalSi);
-            match object["spec"]["type"].as_str() {
-                Some("NodePort") => {
-                    usage.insert("services.nodeports".into(), ports);
-                }
-                Some("LoadBalancer") => {
-                    usage.insert("services.loadbalancers".into(), one);
-                    if object["spec"]["allocateLoadBalancerNodePorts"] != false {
-                        usage.insert("services.nodeports".into(), ports);
-                    }
-                }
-                _ => {}
-            }
-        }
-        "persistentvolumeclaims" => {
-            usage.insert("persistentvolumeclaims".into(), one);
-            let storage = amounts(&object["spec"]["resources"]["requests"]).get("storage").copied();
-            let class = object["spec"]["storageClassName"].as_str().filter(|class| !class.is_empty());
-            if let Some(class) = class {
-                usage.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one);
-            }
-            if let Some(storage) = storage {
-                usage.insert("requests.storage".into(), storage);
-                if let Some(class) = class {
-                    usage.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
-                }
-            }
-        }
-        "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => {
-            usage.insert(kind.plural.to_string(), one);
-        }
-        _ => {}
-    }
-    usage
-}
-
-fn pod_usage(pod: &Value, one: Quantity, usage: &mut Amounts) {
-    // A pod that has ended, or whose time to end is over, uses only its place among the objects.
-    if matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
-        return;
-    }
-    usage.insert("pods".into(), one);
-    for (resource, amount) in pod_sum(pod, "requests") {
-        if matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-") {
-            usage.insert(resource.clone(), amount);
-        }
-        usage.insert(format!("requests.{resource}"), amount);
-    }
-    for (resource, amount) in pod_sum(pod, "limits") {
-        usage.insert(format!("limits.{resource}"), amount);
-    }
-}
-
-/// Whether a quota's scopes take a pod in.
-fn in_scope(quota: &Value, pod: &Value) -> bool {
-    let scopes = quota["spec"]["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let selected = quota["spec"]["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten();
-    scopes.into_iter().all(|scope| holds(scope, pod))
-        && selected.into_iter().all(|expression| {
-            let scope = expression["scopeName"].as_str().unwrap_or_default();
-            if scope != "PriorityClass" {
-                return holds(scope, pod);
-            }
-            let class = pod["spec"]["priorityClassName"].as_str().filter(|class| !class.is_empty());
-            let named = || {
-                let values = expression["values"].as_array();
-                class.is_some_and(|class| values.is_some_and(|values| values.iter().any(|value| value == class)))
-            };
-            match expression["operator"].as_str() {
-                Some("In") => named(),
-                Some("NotIn") => !named(),
-                Some("Exists") => class.is_some(),
-                Some("DoesNotExist") => class.is_none(),
-                _ => false,
-            }
-        })
-}
-
-fn holds(scope: &str, pod: &Value) -> bool {
-    let best_effort = || crate::strategy::pod::qos_class(pod) == "BestEffort";
-    let terminating = || pod["spec"]["activeDeadlineSeconds"].as_i64().is_some();
-    match scope {
-        "BestEffort" => best_effort(),
-        "NotBestEffort" => !best_effort(),
-        "Terminating" => terminating(),
-        "NotTerminating" => !terminating(),
-        "PriorityClass" => pod["spec"]["priorityClassName"].as_str().is_some_and(|class| !class.is_empty()),
-        "CrossNamespacePodAffinity" => crosses_namespaces(pod),
-        _ => false,
-    }
-}
-
-fn crosses_namespaces(pod: &Value) -> bool {
-    let affinity = &pod["spec"]["affinity"];
-    ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
-        let required = affinity[*kind]["requiredDuringSchedulingIgnoredDuringExecution"].as_array();
-        let preferred = affinity[*kind]["preferredDuringSchedulingIgnoredDuringExecution"].as_array();
-        let terms = required.into_iter().flatten();
-        let preferred = preferred.into_iter().flatten().map(|term| &term["podAffinityTerm"]);
-        terms.chain(preferred).any(|term| {
-            term["namespaces"].as_array().is_some_and(|names| !names.is_empty()) || term["namespaceSelector"].is_object()
-        })
-    })
+    Err(format!("failed quota: {name}: must specify {}", list.join("; ")))
 }
 
 /// What is in use of everything a quota limits, out of the objects of its namespace.
@@ -295,7 +186,7 @@ pub(crate) fn recount<'a>(quota: &Value, objects: impl Iterator<Item = (&'a Kind
     let hard = amounts(&quota["spec"]["hard"]);
     let mut used: Amounts = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
     for (kind, object) in objects {
-        for (name, amount) in usage_under(quota, kind, object) {
+        for (name, amount) in usage::under(quota, kind, object) {
             if let Some(total) = used.get_mut(&name) {
                 *total += amount;
             }
@@ -315,24 +206,51 @@ mod tests {
         json!({"metadata": {"name": "q"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": {}}})
     }
 
+    fn pods() -> &'static Kind {
+        pharos_api::registry::lookup("", "v1", "pods").unwrap()
+    }
+
     #[test]
     fn charges_until_full() {
-        let pods = pharos_api::registry::lookup("", "v1", "pods").unwrap();
         let pod = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "1"}}}]}});
+        let usage = usage::of(pods(), &pod);
         let mut quota = quota(json!({"pods": "2", "requests.cpu": "1500m"}));
-        quota = add(&quota, &usage(pods, &pod)).unwrap().unwrap();
+        quota = add(&quota, &usage, true).unwrap().unwrap();
         assert_eq!(quota["status"]["used"], json!({"pods": "1", "requests.cpu": "1"}));
-        let error = add(&quota, &usage(pods, &pod)).unwrap_err();
+        let error = add(&quota, &usage, true).unwrap_err();
         assert_eq!(error, "exceeded quota: q, requested: requests.cpu=1, used: requests.cpu=1, limited: requests.cpu=1500m");
-        let back = subtract(&Amounts::new(), &usage(pods, &pod));
-        assert_eq!(add(&quota, &back).unwrap().unwrap()["status"]["used"]["pods"], "0");
+        // What has happened already is counted.
+        let over = add(&quota, &usage, false).unwrap().unwrap();
+        assert_eq!(over["status"]["used"], json!({"pods": "2", "requests.cpu": "2"}));
+        let back = subtract(&Amounts::new(), &usage);
+        assert_eq!(add(&quota, &back, false).unwrap().unwrap()["status"]["used"]["pods"], "0");
+    }
+
+    #[test]
+    fn a_count_under_way_starts_over() {
+        let usage = usage::of(pods(), &json!({"spec": {}}));
+        let mut counting = quota(json!({"pods": "2"}));
+        counting["status"] = json!({});
+        assert_eq!(add(&counting, &usage, true), Ok(Some(counting.clone())));
+        counting["spec"]["hard"] = json!({"secrets": "1"});
+        assert_eq!(add(&counting, &usage, true), Ok(None));
+    }
+
+    #[test]
+    fn containers_say_what_they_need() {
+        let pod = json!({"spec": {"containers": [{"name": "b"}, {"name": "a", "resources": {"requests": {"cpu": "1"}}}],
+            "initContainers": [{"name": "c", "resources": {"limits": {"memory": "1"}}}]}});
+        let error = must_specify(&quota(json!({"requests.cpu": "1", "limits.memory": "1", "ephemeral-storage": "1"})), &pod);
+        assert_eq!(error, Err("failed quota: q: must specify limits.memory for: a,b; requests.cpu for: b,c".to_owned()));
+        let mut scoped = quota(json!({"requests.cpu": "1"}));
+        scoped["spec"]["scopes"] = json!(["Terminating"]);
+        assert_eq!(must_specify(&scoped, &pod), Ok(()));
     }
 
     #[test]
     fn recounts_what_is_there() {
-        let pods = pharos_api::registry::lookup("", "v1", "pods").unwrap();
         let pod = json!({"spec": {"containers": []}});
-        let counted = recount(&quota(json!({"pods": "5", "secrets": "1"})), [(&**pods, &pod)].into_iter());
+        let counted = recount(&quota(json!({"pods": "5", "secrets": "1"})), [(pods(), &pod)].into_iter());
         assert_eq!(counted["status"]["used"], json!({"pods": "1", "secrets": "0"}));
     }
 }

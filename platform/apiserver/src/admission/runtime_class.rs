@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation};
+use super::{Attributes, Operation, pod_resources::amounts};
 use crate::status::Status;
 
 pub(super) async fn mutate(attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
@@ -24,12 +24,14 @@ pub(super) async fn mutate(attributes: &Attributes<'_>, pod: &mut Value) -> Resu
         return Err(attributes.forbidden(&format!("pod rejected: RuntimeClass \"{name}\" not found")));
     };
     let overhead = &class["overhead"]["podFixed"];
+    let given = amounts(&pod["spec"]["overhead"]);
     if overhead.is_object() {
-        let given = &pod["spec"]["overhead"];
-        if given.as_object().is_some_and(|given| !given.is_empty()) && given != overhead {
+        if !given.is_empty() && given != amounts(overhead) {
             return Err(attributes.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
         }
         pod["spec"]["overhead"] = overhead.clone();
+    } else if !given.is_empty() {
+        return Err(attributes.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
     }
     for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
         match &pod["spec"]["nodeSelector"][key] {

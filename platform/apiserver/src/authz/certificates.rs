@@ -1,6 +1,8 @@
-//! Who may approve and sign certificates: the admission of CertificateSigningRequests.
+//! Who may approve and sign certificates, and say whom to trust: the admission of CertificateSigningRequests and
+//! ClusterTrustBundles.
 //!
-//! Follows `plugin/pkg/admission/certificates` (CertificateApproval, CertificateSigning, CertificateSubjectRestriction).
+//! Follows `plugin/pkg/admission/certificates` (CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
+//! ClusterTrustBundleAttest).
 
 use serde_json::Value;
 
@@ -11,6 +13,9 @@ use crate::authn::UserInfo;
 pub const GROUP: &str = "certificates.k8s.io";
 /// The resource.
 pub const RESOURCE: &str = "certificatesigningrequests";
+
+/// The resource of what clusters trust.
+pub const TRUST_BUNDLES: &str = "clustertrustbundles";
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
@@ -46,6 +51,28 @@ pub fn admit(
         }
         _ => Ok(()),
     }
+}
+
+/// Lets a create (`old` is `None`) or update of a ClusterTrustBundle pass, or says why not.
+///
+/// # Errors
+///
+/// When the user may not attest for the bundle's signer. What only the garbage collector's fields are changed of, anybody may
+/// write who may write it at all.
+pub fn attest(authorizer: &Authorizer, user: &UserInfo, old: Option<&Value>, new: &Value) -> Result<(), String> {
+    let signer = new["spec"]["signerName"].as_str().unwrap_or_default();
+    let plain = |bundle: &Value| {
+        let mut bundle = bundle.clone();
+        if let Some(metadata) = bundle["metadata"].as_object_mut() {
+            metadata.retain(|field, _| !matches!(field.as_str(), "ownerReferences" | "finalizers" | "managedFields"));
+        }
+        bundle
+    };
+    let same = old.is_some_and(|old| plain(old) == plain(new));
+    if signer.is_empty() || same || allowed(authorizer, user, "attest", signer) {
+        return Ok(());
+    }
+    Err(format!("user not permitted to attest for signerName {}", quote(signer)))
 }
 
 /// Writes into a new CertificateSigningRequest who asks, whatever it says itself.
@@ -143,5 +170,25 @@ mod tests {
         );
         assert!(admit(&authorizer, &jane, "", None, &csr(CLIENT_SIGNER, SYSTEM_MASTERS)).is_err());
         assert_eq!(admit(&authorizer, &jane, "", None, &csr(CLIENT_SIGNER, "dev")), Ok(()));
+    }
+
+    #[test]
+    fn guards_trust_bundles() {
+        let (authorizer, _) = default_policy();
+        let bundle =
+            |signer: &str, pem: &str| json!({"metadata": {"name": "b"}, "spec": {"signerName": signer, "trustBundle": pem}});
+        let (jane, admin) = (UserInfo::new("jane", ["a"]), UserInfo::new("root", [SYSTEM_MASTERS]));
+        let mut owned = bundle("example.com/a", "x");
+        owned["metadata"]["finalizers"] = json!(["a/b"]);
+        let refused = Err(r#"user not permitted to attest for signerName "example.com/a""#.to_owned());
+        for (user, old, new, want) in [
+            (&jane, None, bundle("", "x"), Ok(())),
+            (&jane, None, bundle("example.com/a", "x"), refused.clone()),
+            (&jane, Some(bundle("example.com/a", "x")), bundle("example.com/a", "y"), refused),
+            (&jane, Some(bundle("example.com/a", "x")), owned, Ok(())),
+            (&admin, None, bundle("example.com/a", "x"), Ok(())),
+        ] {
+            assert_eq!(attest(&authorizer, user, old.as_ref(), &new), want, "{new}");
+        }
     }
 }

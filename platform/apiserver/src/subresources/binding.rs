@@ -69,8 +69,10 @@ fn bind(pod: &Value, binding: &Value, node: &str, name: &str, now: &str) -> Resu
     }
     let mut bound = unpinned(pod);
     bound["spec"]["nodeName"] = json!(node);
-    for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
-        bound["metadata"]["annotations"][key] = value.clone();
+    for field in ["annotations", "labels"] {
+        for (key, value) in binding["metadata"][field].as_object().into_iter().flatten() {
+            bound["metadata"][field][key] = value.clone();
+        }
     }
     let condition = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,

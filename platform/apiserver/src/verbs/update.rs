@@ -144,11 +144,14 @@ pub(crate) async fn modify(
             Prepared::Same => return Ok(Written::Stored(entry.bytes)),
             Prepared::Changed(new, reservation) => (new, reservation),
         };
-        if options.dry_run {
-            return Ok(Written::DryRun(new));
-        }
         let gone = is_gone(kind, &new);
         let attributes = attributes(call, part, options);
+        if options.dry_run {
+            if !gone {
+                resource_quota::check(&attributes, &new, Some(&old)).await?;
+            }
+            return Ok(Written::DryRun(new));
+        }
         let mut ops = Vec::new();
         if gone {
             ops.push(Op::delete(key.as_str(), Expect::Revision(entry.revision)));

@@ -7,6 +7,8 @@ mod remote;
 mod aggregation;
 mod conversion;
 mod objects;
+mod plugins;
+mod pod_security;
 mod protobuf;
 mod refusals;
 mod webhooks;

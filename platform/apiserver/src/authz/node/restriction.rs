@@ -7,8 +7,10 @@ use serde_json::Value;
 use super::{LEASE_NAMESPACE, identity, text};
 use crate::{
     authn::{Objects, UserInfo},
-    authz::rules::quote,
+    authz::{Attributes, rules::quote},
 };
+
+mod audience;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
@@ -79,14 +81,14 @@ pub enum Refused {
     },
 }
 
-/// Lets a write pass, unless it is a kubelet's and reaches beyond its node.
+/// Lets a write pass, unless it is a kubelet's and reaches beyond its node. `allowed` says what the kubelet may beside.
 ///
 /// # Errors
 ///
 /// See [`Refused`].
-pub fn admit(write: &Write<'_>, objects: &dyn Objects) -> Result<(), Refused> {
+pub fn admit(write: &Write<'_>, objects: &dyn Objects, allowed: &dyn Fn(&Attributes<'_>) -> bool) -> Result<(), Refused> {
     let Some(node) = identity(write.user) else { return Ok(()) };
-    let check = Check { write, node: &node, objects };
+    let check = Check { write, node: &node, objects, allowed };
     if node.is_empty() {
         return Err(check.forbidden(format!("could not determine node from user {}", quote(&write.user.username))));
     }
@@ -117,6 +119,7 @@ struct Check<'a> {
     write: &'a Write<'a>,
     node: &'a str,
     objects: &'a dyn Objects,
+    allowed: &'a dyn Fn(&Attributes<'_>) -> bool,
 }
 
 impl Check<'_> {
@@ -210,9 +213,19 @@ impl Check<'_> {
             super::Kind::ResourceClaim => "resourceclaims",
             _ => "persistentvolumeclaims",
         };
-        match references.iter().next() {
-            Some((kind, ..)) => Err(self.forbidden(format!("node {node} can not create pods that reference {}", what(*kind)))),
-            None => Ok(()),
+        let refused = |what: &str| Err(self.forbidden(format!("node {node} can not create pods that reference {what}")));
+        if let Some((kind, ..)) = references.iter().next() {
+            return refused(what(*kind));
+        }
+        let projects = |field: &str| {
+            let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+            let mut sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+            sources.any(|source| source[field].is_object())
+        };
+        match () {
+            () if projects("clusterTrustBundle") => refused("clustertrustbundles"),
+            () if projects("podCertificate") => refused("podcertificates"),
+            () => Ok(()),
         }
     }
 
@@ -318,7 +331,13 @@ impl Check<'_> {
         })?;
         self.require(text(&pod["spec"]["nodeName"]) == self.node, || {
             "node requested token bound to a pod scheduled on a different node".into()
-        })
+        })?;
+        let Write { user, namespace, name: account, .. } = *self.write;
+        let granted = |audience: &str| {
+            let verb = "request-serviceaccounts-token-audience";
+            (self.allowed)(&Attributes::resource(user, verb, "", audience, namespace, account))
+        };
+        audience::check(self.object(), &pod, namespace, &user.username, self.objects, granted).map_err(|why| self.forbidden(why))
     }
 
     fn lease(&self) -> Result<(), Refused> {

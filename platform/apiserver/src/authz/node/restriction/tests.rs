@@ -16,7 +16,13 @@ fn fake() -> Fake {
     let entry = |resource: &str, name: &str, value: Value| ((resource.to_owned(), name.to_owned()), Arc::new(value));
     Fake(HashMap::from([
         entry("nodes", "n1", json!({"metadata": {"name": "n1", "uid": "u1"}})),
-        entry("pods", "mine", json!({"metadata": {"uid": "p1"}, "spec": {"nodeName": "n1"}})),
+        entry(
+            "pods",
+            "mine",
+            json!({"metadata": {"uid": "p1"}, "spec": {"nodeName": "n1", "volumes": [
+                {"projected": {"sources": [{"serviceAccountToken": {}}]}},
+            ]}}),
+        ),
         entry("pods", "other", json!({"metadata": {"uid": "p2"}, "spec": {"nodeName": "n2"}})),
     ]))
 }
@@ -41,7 +47,7 @@ fn check(operation: Operation, resource: &str, name: &str, object: Option<Value>
         object: object.as_ref(),
         old: old.as_ref(),
     };
-    let got = admit(&write, &fake()).map_err(|refused| refused.to_string()).err().unwrap_or_default();
+    let got = admit(&write, &fake(), &|_| false).map_err(|refused| refused.to_string()).err().unwrap_or_default();
     let got = got.split_once("is forbidden: ").map_or(got.as_str(), |(_, why)| why);
     assert_eq!(got, want, "{operation:?} {resource}/{subresource} {name}");
 }
@@ -106,6 +112,11 @@ fn pods() {
         None,
         r#"node "n1" can not create pods that reference secrets"#,
     );
+    for (source, what) in [("clusterTrustBundle", "clustertrustbundles"), ("podCertificate", "podcertificates")] {
+        let projected = json!({"nodeName": "n1", "volumes": [{"projected": {"sources": [{source: {}}]}}]});
+        let refused = format!("node \"n1\" can not create pods that reference {what}");
+        check(Create, "pods", "", broken("/spec", projected), None, &refused);
+    }
     check(Delete, "pods", "mine", None, Some(json!({"spec": {"nodeName": "n1"}})), "");
     check(
         Delete,
@@ -243,6 +254,16 @@ fn tokens_and_claims() {
         "the UID in the bound object reference (p9) does not match the UID in record. The object might have been deleted and then recreated",
     );
     check(Create, "serviceaccounts/token", "app", request(Value::Null), None, "node requested token not bound to a pod");
+    let mut foreign = pod("mine", "p1");
+    foreign.as_mut().unwrap()["spec"]["audiences"] = json!(["vault"]);
+    check(
+        Create,
+        "serviceaccounts/token",
+        "app",
+        foreign,
+        None,
+        "audience \"vault\" not found in pod spec volume, system:node:n1 is not authorized to request tokens for this audience",
+    );
     let claim = |capacity: &str, class: &str| {
         Some(json!({"spec": {"storageClassName": class}, "status": {"capacity": {"storage": capacity}}}))
     };
@@ -272,5 +293,5 @@ fn others_pass() {
         object: None,
         old: None,
     };
-    assert_eq!(admit(&write, &fake()), Ok(()));
+    assert_eq!(admit(&write, &fake(), &|_| false), Ok(()));
 }
