@@ -20,7 +20,7 @@ const PARALLEL: usize = 32;
 /// The name of the server itself, as upstream's loopback client.
 const MYSELF: &str = "system:apiserver";
 
-fn myself() -> UserInfo {
+pub(crate) fn myself() -> UserInfo {
     UserInfo::new(MYSELF, [authz::SYSTEM_MASTERS])
 }
 
@@ -65,6 +65,7 @@ pub(crate) async fn run(api: &Api) -> Result<()> {
         });
         ensure(api, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
     }
+    crate::flowcontrol::maintain(api).await?;
     authentication(api).await?;
     kubernetes_service(api).await
 }
@@ -180,7 +181,7 @@ async fn put(api: &Api, path: &str, object: &Value) -> Result<()> {
     send(api, &myself(), Method::PATCH, &there, "application/merge-patch+json", object).await.map(drop)
 }
 
-fn failed(path: &str, value: &Value) -> Error {
+pub(crate) fn failed(path: &str, value: &Value) -> Error {
     Error::Bootstrap { object: path.to_owned(), message: value["message"].as_str().unwrap_or("no reason given").to_owned() }
 }
 
@@ -198,7 +199,7 @@ pub(crate) async fn send(
 }
 
 /// Sends a request through the front door.
-async fn call(
+pub(crate) async fn call(
     api: &Api,
     user: &UserInfo,
     method: Method,
