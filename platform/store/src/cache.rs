@@ -435,7 +435,8 @@ impl Shared {
 
 impl Sink for Shared {
     fn reset(&self, revision: Revision, entries: Vec<Entry>) {
-        let objects: OrdMap<_, _> = entries.iter().map(|entry| (entry.key.clone(), self.object(entry))).collect();
+        let objects: OrdMap<Arc<str>, Arc<Object>> =
+            entries.iter().map(|entry| (entry.key.clone(), self.object(entry))).collect();
         self.metrics.objects.set(objects.len() as i64);
         let bytes = objects.values().map(|object| object.bytes().len()).sum();
         let mut state = self.state.write();
