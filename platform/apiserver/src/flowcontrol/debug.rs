@@ -162,7 +162,7 @@ fn requests(levels: &[Arc<QueueSet>], with_details: bool, dates: &Dates) -> Vec<
         let dump = level.dump();
         let mut push = |queue: Option<usize>, place: Option<usize>, request: &RequestDump| {
             let index = |at: Option<usize>| at.map_or("-1".to_owned(), |at| at.to_string());
-            let distinguisher = match request.by_namespace {
+            let distinguisher: &str = match request.by_namespace {
                 Some(true) => &request.info.namespace,
                 Some(false) => &request.user,
                 None => "",
