@@ -27,7 +27,7 @@ use tokio::{
     time::Instant,
 };
 
-pub(super) use dump::{Dump, RequestDump};
+pub(super) use dump::RequestDump;
 use state::{Bounds, Lingering, Running, State};
 
 use super::{

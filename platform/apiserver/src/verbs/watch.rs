@@ -134,7 +134,7 @@ fn watching(call: &Call, options: &ListOptions) -> Option<Watching> {
         return None;
     }
     let info = &call.info;
-    let name = if info.name.is_empty() { options.fields.exact("metadata.name").unwrap_or_default() } else { &info.name };
+    let name: &str = if info.name.is_empty() { options.fields.exact("metadata.name").unwrap_or_default() } else { &info.name };
     Some(call.api.0.flowcontrol.watches.register(&info.group, &info.resource, &info.namespace, name))
 }
 
