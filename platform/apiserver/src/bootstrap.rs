@@ -65,7 +65,11 @@ pub(crate) async fn run(api: &Api) -> Result<()> {
         });
         ensure(api, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
     }
-    crate::flowcontrol::maintain(api).await?;
+    if let Err(error) = crate::flowcontrol::maintain(api).await {
+        // It is done again as soon as the server is up, which it can be without: what all need is known anyway.
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "objects of API priority and fairness are not made yet");
+    }
     authentication(api).await?;
     kubernetes_service(api).await
 }

@@ -39,7 +39,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pharos_telemetry::Clock;
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use tokio::time::Instant;
 
 pub(crate) use held::hold;
@@ -119,6 +119,18 @@ impl Counted {
     }
 }
 
+/// Counts a request that waits.
+struct InQueue {
+    gauge: IntGauge,
+    _counted: Counted,
+}
+
+impl Drop for InQueue {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         self.read_vs_write.add(self.phase, self.is_mutating, -1);
@@ -172,7 +184,10 @@ impl FlowControl {
             Started::Seat(seat) => Some(seat),
             Started::Rejected(_) => None,
             Started::Waiting(waiting) => {
-                let _waiting = Counted::new(&self.read_vs_write, Phase::Waiting, is_mutating);
+                let gauge = self.metrics.in_queue.with_label_values(&[if is_mutating { "mutating" } else { "readOnly" }]);
+                gauge.inc();
+                let counted = Counted::new(&self.read_vs_write, Phase::Waiting, is_mutating);
+                let _in_queue = InQueue { gauge, _counted: counted };
                 waiting.seat(wait_until).await
             }
         };

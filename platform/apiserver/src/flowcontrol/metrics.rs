@@ -45,6 +45,8 @@ pub(super) struct Metrics {
     of_level: Vec<GaugeVec>,
     bounds: [GaugeVec; 2],
     pub(super) fair_frac: Gauge,
+    /// Requests that wait, by whether they want to change something; it is of no subsystem.
+    pub(super) in_queue: IntGaugeVec,
 }
 
 /// Gauges of a priority level that have no other label, in the order of [`LevelMetrics`].
@@ -154,6 +156,11 @@ impl Metrics {
                     "min and max, over queues, of S(oldest waiting request in queue) - estimated work in progress",
                 )?,
             ],
+            in_queue: registry.gauges(
+                "apiserver_current_inqueue_requests",
+                "Maximal number of queued requests in this apiserver per request kind in last second.",
+                &["request_kind"],
+            )?,
             fair_frac: registry.gauge(
                 &full("seat_fair_frac"),
                 "Fair fraction of server's concurrency to allocate to each priority level that can use it",
