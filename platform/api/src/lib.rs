@@ -18,5 +18,6 @@ pub mod fields;
 pub mod protobuf;
 pub mod discovery;
 pub mod defaulting;
+pub mod flowcontrol;
 pub mod validation;
 pub mod openapi;

@@ -16,6 +16,7 @@ mod at;
 mod container;
 mod core;
 mod custom;
+mod flowcontrol;
 mod meta;
 mod network;
 mod pod;
@@ -79,6 +80,8 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
             admission::conversion(&spec.field("conversion"), &mut errors);
         }
         ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::flow_schema(&root, &mut errors),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::priority_level(&root, &mut errors),
         _ => required(kind.schema(), &root, &mut errors),
     }
     errors
@@ -95,6 +98,7 @@ pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
     }
     let status = At::root(new).field("status");
     match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::conditions(&At::root(new), &mut errors),
         ("apps", "Deployment" | "ReplicaSet" | "StatefulSet") | ("", "ReplicationController") => {
             for field in ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "observedGeneration"] {
                 status.field(field).non_negative(&mut errors);

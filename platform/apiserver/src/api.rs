@@ -5,7 +5,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health, traces};
 use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response, proxy};
 use prometheus::{IntGauge, Registry};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
@@ -34,6 +34,7 @@ use crate::{
     background::{self, CachedObjects, Uses},
     bootstrap,
     call::Call,
+    flowcontrol::{self, Classified, FlowControl, Seat},
     metrics::{Labels, Metrics},
     mount::{ApiGroup, Mount, Mounted, Mounts},
     negotiate, nonresource,
@@ -100,11 +101,21 @@ pub(crate) struct Inner {
     pub(crate) pod_security: PodSecurity,
     pub(crate) outbound: Outbound,
     pub(crate) aggregation: Aggregation,
-    readonly: Arc<Semaphore>,
-    mutating: Arc<Semaphore>,
+    pub(crate) flowcontrol: FlowControl,
     /// Writes in progress: they outlive the clients that asked for them.
     pub(crate) uses: Uses,
     writes: TaskTracker,
+}
+
+/// A request as it came.
+struct Arrival<'a> {
+    info: &'a Arc<RequestInfo>,
+    query: &'a Query,
+    labels: &'a Labels<'a>,
+    audit_id: &'a str,
+    at: Instant,
+    /// What it was taken for, once that is known.
+    classified: OnceLock<Classified>,
 }
 
 /// The user of an in-process request. Only [`Service`] can make one.
@@ -128,6 +139,10 @@ impl Api {
         if networks.is_empty() {
             return Err(Error::Config("there is no service network".into()));
         }
+        if config.max_requests_inflight == 0 && config.max_mutating_requests_inflight == 0 {
+            let why = "max_requests_inflight and max_mutating_requests_inflight must add up to something positive";
+            return Err(Error::Config(why.into()));
+        }
         let upstream = connect::Upstream::new(&config)?;
         let api = Api(Arc::new(Inner {
             storage: Storage::new(parts.store, CacheMetrics::new(registry)?),
@@ -147,8 +162,7 @@ impl Api {
             pod_security: PodSecurity::new(registry)?,
             outbound: Outbound::default(),
             aggregation: Aggregation::default(),
-            readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
-            mutating: Arc::new(Semaphore::new(config.max_mutating_requests_inflight)),
+            flowcontrol: FlowControl::new(&config, registry)?,
             uses: Uses::default(),
             writes: TaskTracker::new(),
             config,
@@ -203,7 +217,7 @@ impl Api {
         let audit_id = audit_id(request.headers());
         let start = Instant::now();
         let query = Query::parse(request.uri().query());
-        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
         let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
         let labels = Labels::new(&info, known, query.get("dryRun") == Some("All"));
         let span = tracing::debug_span!(
@@ -217,7 +231,9 @@ impl Api {
         // Looked at only if there is something to refuse.
         let accept: Vec<HeaderValue> = request.headers().get_all(http::header::ACCEPT).iter().cloned().collect();
         let trusted = request.extensions_mut().remove::<Trusted>();
-        let answered = self.admitted(request, trusted, &info, &query, &labels, &audit_id).instrument(span);
+        let (query, labels, audit_id) = (&query, &labels, audit_id.as_str());
+        let arrival = Arrival { info: &info, query, labels, audit_id, at: start, classified: OnceLock::new() };
+        let answered = self.admitted(request, trusted, &arrival).instrument(span);
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
@@ -230,23 +246,18 @@ impl Api {
             }
         };
         let size = http_body::Body::size_hint(response.body()).exact();
-        self.0.metrics.finished(&labels, response.status().as_u16(), start.elapsed(), size);
-        if let Ok(value) = HeaderValue::from_str(&audit_id) {
+        self.0.metrics.finished(labels, response.status().as_u16(), start.elapsed(), size);
+        if let Some(classified) = arrival.classified.get() {
+            classified.write(response.headers_mut());
+        }
+        if let Ok(value) = HeaderValue::from_str(audit_id) {
             response.headers_mut().insert("audit-id", value);
         }
         response
     }
 
     /// Finds out who asks; from then on the request is traced.
-    async fn admitted(
-        &self,
-        mut request: Request,
-        trusted: Option<Trusted>,
-        info: &RequestInfo,
-        query: &Query,
-        labels: &Labels<'_>,
-        audit_id: &str,
-    ) -> Result<Response, Status> {
+    async fn admitted(&self, mut request: Request, trusted: Option<Trusted>, arrival: &Arrival<'_>) -> Result<Response, Status> {
         let in_process = trusted.is_some();
         let user = match trusted {
             Some(Trusted(user)) => user,
@@ -256,8 +267,8 @@ impl Api {
             }
         };
         let privileged = user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS || group == SYSTEM_MONITORING);
-        let span = traces::request_span(request.headers(), privileged, || describe(&request, info, audit_id));
-        let answered = self.limited(request, user, in_process, info, query, labels).instrument(span.clone()).await;
+        let span = traces::request_span(request.headers(), privileged, || describe(&request, arrival.info, arrival.audit_id));
+        let answered = self.limited(request, user, in_process, arrival).instrument(span.clone()).await;
         let code = match &answered {
             Ok(response) => response.status(),
             Err(status) => status.code(),
@@ -266,56 +277,67 @@ impl Api {
         answered
     }
 
-    /// Answers a known user, if they may ask, within the limits.
+    /// Answers a known user when it is their turn, if they may ask, within the time they have.
     async fn limited(
         &self,
         request: Request,
         user: UserInfo,
         in_process: bool,
-        info: &RequestInfo,
-        query: &Query,
-        labels: &Labels<'_>,
+        arrival: &Arrival<'_>,
     ) -> Result<Response, Status> {
+        let Arrival { info, query, labels, at, .. } = *arrival;
+        let long_running = info.long_running();
+        let allowed = if long_running { self.0.config.request_timeout } else { self.time_allowed(query)? };
+        // What keeps the cluster going is never turned away. Of what has no end, only how it begins is limited.
+        let seat = if in_process || (long_running && info.verb != "watch") {
+            None
+        } else {
+            let wait_until = flowcontrol::waits_until(at, allowed);
+            self.admit(&user, arrival, wait_until).await?
+        };
         self.authorize(&user, info, query)?;
-        if info.long_running() {
+        if long_running {
             let gauge = self.0.metrics.longrunning.with_label_values(&labels.shape());
             let open = Open::new(gauge);
-            let response = self.route(request, user, info, query).await?;
+            let response = self.route(request, user, info, query, seat).await?;
             return Ok(response.map(|body| open.keep(body)));
         }
         let mutating = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        // Upstream's priority level `exempt`: what keeps the cluster going is never turned away.
-        let exempt = in_process || user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS);
-        let (limit, name) = if mutating { (&self.0.mutating, "mutating") } else { (&self.0.readonly, "readOnly") };
-        let _permit = match limit.clone().try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) if exempt => None,
-            Err(_) => return Err(status::too_many_requests("Too many requests, please try again later.", 1)),
-        };
-        let gauge = self.0.metrics.inflight.with_label_values(&[name]);
+        let gauge = self.0.metrics.inflight.with_label_values(&[if mutating { "mutating" } else { "readOnly" }]);
         let _open = Open::new(gauge);
-        let allowed = if mutating { MUTATING_TIMEOUT } else { self.0.config.request_timeout };
-        let timeout = match query.get("timeout").filter(|text| !text.is_empty()) {
-            None => allowed,
-            Some(text) => pharos_api::time::parse_go_duration(text)
-                .and_then(|asked| Duration::try_from(asked).ok())
-                .ok_or_else(|| {
-                    status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))
-                })
-                .map(|asked| if asked.is_zero() { allowed } else { asked.min(allowed) })?,
-        };
-        match tokio::time::timeout(timeout, self.route(request, user, info, query)).await {
+        let mut deadline = at + allowed;
+        if mutating {
+            deadline = deadline.min(Instant::now() + MUTATING_TIMEOUT);
+        }
+        match tokio::time::timeout_at(deadline, self.route(request, user, info, query, seat)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let [verb, group, version, resource, subresource, scope, component] = labels.shape();
-                self.0
-                    .metrics
-                    .terminations
-                    .with_label_values(&[verb, group, version, resource, subresource, scope, component, "504"])
-                    .inc();
+                self.0.metrics.terminated(labels, "504");
                 Err(status::timeout("Timeout: request did not complete within the allotted timeout"))
             }
         }
+    }
+
+    /// How long a request may take that has an end.
+    fn time_allowed(&self, query: &Query) -> Result<Duration, Status> {
+        let most = self.0.config.request_timeout;
+        let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
+        let asked = pharos_api::time::parse_go_duration(text).and_then(|asked| Duration::try_from(asked).ok());
+        let asked = asked.ok_or_else(|| {
+            status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))
+        })?;
+        Ok(if asked.is_zero() { most } else { asked.min(most) })
+    }
+
+    /// Waits until it is a request's turn.
+    async fn admit(&self, user: &UserInfo, arrival: &Arrival<'_>, wait_until: Instant) -> Result<Option<Seat>, Status> {
+        let Arrival { info, query, labels, .. } = *arrival;
+        let note = |classified| drop(arrival.classified.set(classified));
+        let admitted = self.0.flowcontrol.admit(self, user, info, query, wait_until, note).await;
+        admitted.map_err(|rejected| {
+            self.0.metrics.terminated(labels, "429");
+            status::too_many_requests("Too many requests, please try again later.", rejected.retry_after_seconds)
+        })
     }
 
     /// Who sends a request that came from outside.
@@ -356,17 +378,26 @@ impl Api {
         Err(refused.with_details(&info.group, &info.resource, &info.name))
     }
 
-    /// Hands a request to whoever answers it.
-    async fn route(&self, mut request: Request, user: UserInfo, info: &RequestInfo, query: &Query) -> Result<Response, Status> {
+    /// Hands a request to whoever answers it. It is served, and holds its seat, until that is done; a write even when
+    /// nobody waits for it any more.
+    async fn route(
+        &self,
+        mut request: Request,
+        user: UserInfo,
+        info: &RequestInfo,
+        query: &Query,
+        seat: Option<Seat>,
+    ) -> Result<Response, Status> {
         if let Some(remote) = self.0.aggregation.find(&info.path) {
-            return aggregation::forward(self, &remote, request, &user, info).await;
+            let response = aggregation::forward(self, &remote, request, &user, info).await?;
+            return Ok(held(response, info, seat));
         }
         if let Some((mounted, path)) = self.0.mounts.find(&info.path) {
             let below_version = info.path.len() > mounted.prefix.len() + 1;
             if mounted.group.is_none() || below_version {
                 set_path(&mut request, &path);
                 request.extensions_mut().insert(user);
-                return Ok(mounted.mount.handle(request).await);
+                return Ok(held(mounted.mount.handle(request).await, info, seat));
             }
         }
         if !info.is_resource {
@@ -404,6 +435,7 @@ impl Api {
             body,
             kind,
             warnings: parking_lot::Mutex::default(),
+            seat: parking_lot::Mutex::new(seat),
         };
         if matches!(head.method, Method::GET | Method::HEAD) {
             return answer(&call).await;
@@ -428,27 +460,32 @@ impl Api {
         if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
             info.verb = "create".into();
         }
+        let info = Arc::new(info);
         let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
         let labels = Labels::new(&info, known, false);
-        let code = self.taken_over(request, io, &info, &query, &labels).await;
+        let classified = OnceLock::new();
+        let arrival = Arrival { info: &info, query: &query, labels: &labels, audit_id: "", at: start, classified };
+        let code = self.taken_over(request, io, &arrival).await;
         self.0.metrics.finished(&labels, code, start.elapsed(), None);
     }
 
     /// Serves an upgraded connection to its end, and tells the code of the answer to the request.
-    async fn taken_over(
-        &self,
-        request: http::Request<()>,
-        io: Io,
-        info: &RequestInfo,
-        query: &Query,
-        labels: &Labels<'_>,
-    ) -> u16 {
+    async fn taken_over(&self, request: http::Request<()>, io: Io, arrival: &Arrival<'_>) -> u16 {
+        let Arrival { info, query, labels, at, .. } = *arrival;
         let (mut head, ()) = request.into_parts();
         let peer = head.extensions.get::<Peer>().cloned();
         let identified = self.identify(&mut head.headers, peer.as_ref());
-        let admitted = identified.and_then(|user| self.authorize(&user, info, query).map(|()| user));
-        let user = match admitted {
-            Ok(user) => user,
+        let admitted = async {
+            let user = identified?;
+            let seat = if info.verb == "watch" {
+                self.admit(&user, arrival, flowcontrol::waits_until(at, self.0.config.request_timeout)).await?
+            } else {
+                None
+            };
+            self.authorize(&user, info, query).map(|()| (user, seat))
+        };
+        let (user, seat) = match admitted.await {
+            Ok(admitted) => admitted,
             Err(status) => return refuse(io, status).await,
         };
         let _open = Open::new(self.0.metrics.longrunning.with_label_values(&labels.shape()));
@@ -472,7 +509,15 @@ impl Api {
             mounted.mount.upgrade(request, io).await;
             return connect::TAKEN_OVER;
         }
-        connect::upgrade(self, request, user, info, query, io).await
+        connect::upgrade(self, request, user, info, query, io, seat).await
+    }
+}
+
+/// A request whose answer's body is still being made is served until that ends; of a watch the beginning is enough.
+fn held(response: Response, info: &RequestInfo, seat: Option<Seat>) -> Response {
+    match seat {
+        Some(seat) if info.verb != "watch" => response.map(|body| flowcontrol::hold(body, seat)),
+        _ => response,
     }
 }
 
@@ -623,6 +668,7 @@ impl Component for Api {
         background::start(self, &ctx).await?;
         bootstrap::run(self).await?;
         self.0.webhooks.bootstrapped();
+        flowcontrol::start(self, &ctx);
         ctx.ready();
         ctx.stopped().await;
         self.0.writes.close();

@@ -102,6 +102,7 @@ pub(crate) fn prime(api: &Api) -> Result<()> {
             }
         }
     }
+    crate::flowcontrol::load(api);
     api::adopt_services(api)
 }
 

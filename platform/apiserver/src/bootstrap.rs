@@ -20,7 +20,7 @@ const PARALLEL: usize = 32;
 /// The name of the server itself, as upstream's loopback client.
 const MYSELF: &str = "system:apiserver";
 
-fn myself() -> UserInfo {
+pub(crate) fn myself() -> UserInfo {
     UserInfo::new(MYSELF, [authz::SYSTEM_MASTERS])
 }
 
@@ -64,6 +64,11 @@ pub(crate) async fn run(api: &Api) -> Result<()> {
             "value": value, "description": text,
         });
         ensure(api, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
+    }
+    if let Err(error) = crate::flowcontrol::maintain(api).await {
+        // It is done again as soon as the server is up, which it can be without: what all need is known anyway.
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "objects of API priority and fairness are not made yet");
     }
     authentication(api).await?;
     kubernetes_service(api).await
@@ -180,7 +185,7 @@ async fn put(api: &Api, path: &str, object: &Value) -> Result<()> {
     send(api, &myself(), Method::PATCH, &there, "application/merge-patch+json", object).await.map(drop)
 }
 
-fn failed(path: &str, value: &Value) -> Error {
+pub(crate) fn failed(path: &str, value: &Value) -> Error {
     Error::Bootstrap { object: path.to_owned(), message: value["message"].as_str().unwrap_or("no reason given").to_owned() }
 }
 
@@ -198,7 +203,7 @@ pub(crate) async fn send(
 }
 
 /// Sends a request through the front door.
-async fn call(
+pub(crate) async fn call(
     api: &Api,
     user: &UserInfo,
     method: Method,

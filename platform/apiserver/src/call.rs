@@ -11,6 +11,7 @@ use pharos_store::Scope;
 use crate::{
     api::Api,
     authn::UserInfo,
+    flowcontrol::Seat,
     negotiate::{self, Offer, Output},
     options::ListOptions,
     request::{Query, RequestInfo},
@@ -28,6 +29,8 @@ pub(crate) struct Call {
     pub(crate) kind: Arc<Kind>,
     /// What the client is told on the side, in `Warning` headers.
     pub(crate) warnings: Mutex<Vec<String>>,
+    /// What lets it be served, for as long as it is; a watch lets go of it once it has begun.
+    pub(crate) seat: Mutex<Option<Seat>>,
 }
 
 impl Call {
@@ -101,6 +104,7 @@ impl Call {
             body: self.body.clone(),
             kind,
             warnings: Mutex::default(),
+            seat: Mutex::default(),
         }
     }
 }

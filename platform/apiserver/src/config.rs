@@ -34,9 +34,10 @@ pub struct Config {
     pub request_timeout: Duration,
     /// The shortest time a watch without `timeoutSeconds` stays open; the longest is twice that. Default 30 min.
     pub min_request_timeout: Duration,
-    /// Requests without side effects in progress at once. Default 400.
+    /// Together with the next, the seats that priority levels share: about how many requests from outside are served at
+    /// once. Default 400.
     pub max_requests_inflight: usize,
-    /// Requests with side effects in progress at once. Default 200.
+    /// See above; reads and writes share the sum. Default 200.
     pub max_mutating_requests_inflight: usize,
     /// How long Events are kept. Default 1 h.
     pub event_ttl: Duration,

@@ -23,6 +23,7 @@ mod respond; // how they are answered,
 mod status;
 pub mod authn; // who asks,
 pub mod authz; // and whether they may;
+mod flowcontrol; // when it is their turn;
 mod mount; // what others answer;
 mod resources; // the kinds,
 mod storage; // where their objects are,

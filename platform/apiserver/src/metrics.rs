@@ -15,7 +15,7 @@ pub(crate) struct Metrics {
     response_sizes: HistogramVec,
     pub(crate) inflight: IntGaugeVec,
     pub(crate) longrunning: IntGaugeVec,
-    pub(crate) terminations: IntCounterVec,
+    terminations: IntCounterVec,
     pub(crate) registered_watchers: IntGaugeVec,
     pub(crate) watch_events: IntCounterVec,
     pub(crate) watch_events_sizes: HistogramVec,
@@ -84,6 +84,13 @@ impl Metrics {
             )?,
             panics: registry.counter("pharos_apiserver_panics_total", "Requests that ended in a panic: each is a bug.")?,
         })
+    }
+
+    /// Counts a request that was given up.
+    pub(crate) fn terminated(&self, labels: &Labels<'_>, code: &str) {
+        let [verb, group, version, resource, subresource, scope, component] = labels.shape();
+        let labels = [verb, group, version, resource, subresource, scope, component, code];
+        self.terminations.with_label_values(&labels).inc();
     }
 
     /// Counts a finished request.

@@ -54,6 +54,9 @@ pub(crate) async fn answer(
         DISCOVERY_PATH => Ok(issuer(api, &api.0.issuer.discovery(), "application/json")),
         JWKS_PATH => Ok(issuer(api, &api.0.issuer.jwks(), "application/jwk-set+json")),
         _ => {
+            if let Some(text) = api.0.flowcontrol.debug(path, query, &api.0.clock) {
+                return Ok(respond::text(StatusCode::OK, text));
+            }
             if let Some(rest) = path.strip_prefix("/openapi/v3/") {
                 let mut response = openapi_v3(api, headers, path, Some(rest)).await?;
                 let etag = response.headers().get(http::header::ETAG).and_then(|etag| etag.to_str().ok());

@@ -195,6 +195,17 @@ pub struct ServerOptions {
         overrides_with = "service_node_port_range"
     )]
     pub service_node_port_range: String,
+    /// Together with --max-mutating-requests-inflight: how many requests the API server serves at once
+    #[arg(long, env = "PHAROS_MAX_REQUESTS_INFLIGHT", default_value_t = 400, overrides_with = "max_requests_inflight")]
+    pub max_requests_inflight: u32,
+    /// Together with --max-requests-inflight: how many requests the API server serves at once
+    #[arg(
+        long,
+        env = "PHAROS_MAX_MUTATING_REQUESTS_INFLIGHT",
+        default_value_t = 200,
+        overrides_with = "max_mutating_requests_inflight"
+    )]
+    pub max_mutating_requests_inflight: u32,
     /// Address of the cluster DNS [default: the tenth of the network of Services]
     #[arg(long, env = "PHAROS_CLUSTER_DNS", overrides_with = "cluster_dns")]
     pub cluster_dns: Option<IpAddr>,

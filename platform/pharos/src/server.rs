@@ -136,6 +136,11 @@ impl Plan {
         if let Err(why) = &node_ports {
             mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
         }
+        if options.max_requests_inflight == 0 && options.max_mutating_requests_inflight == 0 {
+            mistakes.push(
+                "--max-requests-inflight 0: no requests would be served, with --max-mutating-requests-inflight 0 too".into(),
+            );
+        }
         for san in &options.tls_san {
             if san.parse::<IpAddr>().is_err() {
                 // As kubeadm has it: a wildcard stands for the first label alone.
@@ -356,6 +361,8 @@ async fn start_api(
         git_commit: option_env!("PHAROS_COMMIT").unwrap_or_default(),
         service_cluster_ip_range: plan.cluster.service_cidr.split(',').map(str::to_owned).collect(),
         service_node_port_range: plan.node_ports.clone(),
+        max_requests_inflight: plan.options.max_requests_inflight as usize,
+        max_mutating_requests_inflight: plan.options.max_mutating_requests_inflight as usize,
         advertise_address: plan.advertise,
         secure_port: plan.options.https_port,
         client_ca_pem: keys.ca.certificate_pem().to_owned(),
@@ -490,6 +497,7 @@ mod tests {
             (&["--service-node-port-range=5-1"], "the range is empty"),
             (&["--service-node-port-range=0-1"], "0 is no port"),
             (&["--service-node-port-range=5"], "not written FROM-TO"),
+            (&["--max-requests-inflight=0", "--max-mutating-requests-inflight=0"], "no requests would be served"),
             (&["--log-level=nosuch"], "--log-level nosuch: \"nosuch\" is no level"),
             (&["--log-level=info,pharos_node=nosuch"], "--log-level info,pharos_node=nosuch"),
             (&["--otlp-sampling=7"], "--otlp-sampling 7: not from 0 to 1"),

@@ -134,6 +134,8 @@ struct Shared {
 
 struct State {
     objects: OrdMap<Arc<str>, Arc<Object>>,
+    /// Of the objects, together.
+    bytes: usize,
     /// Newest revision applied.
     revision: Revision,
     /// All events after this revision are in the ring.
@@ -263,6 +265,12 @@ impl Cache {
             revision: self.shared.revision(&state),
             objects: state.objects.clone(),
         }
+    }
+
+    /// How many objects there are, and their bytes. Takes constant time.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.shared.state.read();
+        (state.objects.len(), state.bytes)
     }
 
     /// An object, and the revision it was looked up at.
@@ -418,10 +426,12 @@ impl Shared {
 
 impl Sink for Shared {
     fn reset(&self, revision: Revision, entries: Vec<Entry>) {
-        let objects: OrdMap<_, _> = entries.iter().map(|entry| (entry.key.clone(), self.object(entry))).collect();
+        let objects: OrdMap<Arc<str>, Arc<Object>> =
+            entries.iter().map(|entry| (entry.key.clone(), self.object(entry))).collect();
         self.metrics.objects.set(objects.len() as i64);
+        let bytes = objects.values().map(|object| object.bytes().len()).sum();
         let mut state = self.state.write();
-        state.objects = objects;
+        (state.objects, state.bytes) = (objects, bytes);
         state.revision = revision;
         state.floor = revision;
         // Whoever watched before has missed what led here.
@@ -439,6 +449,9 @@ impl Sink for Shared {
             }
             let Some(event) = self.apply(&mut state.objects, event) else { continue };
             state.revision = event.revision;
+            let gone = event.previous.as_ref().map_or(0, |previous| previous.bytes().len());
+            let come = if event.kind == EventType::Deleted { 0 } else { event.object.bytes().len() };
+            state.bytes = (state.bytes + come).saturating_sub(gone);
             state.push(Arc::new(event), self.config.trigger.as_deref(), now);
         }
         state.wake_dirty();
@@ -458,6 +471,7 @@ impl State {
     fn new(sizing: Sizing) -> Self {
         Self {
             objects: OrdMap::new(),
+            bytes: 0,
             revision: 0,
             floor: 0,
             ring: Ring::default(),

@@ -358,3 +358,172 @@ fn limit_ranges() {
         check("", "LimitRange", new, None, want);
     }
 }
+
+const FLOW: &str = "flowcontrol.apiserver.k8s.io";
+
+#[test]
+fn flow_schemas() {
+    let schema =
+        |rule: Value| json!({"spec": {"priorityLevelConfiguration": {"name": "l"}, "matchingPrecedence": 50, "rules": [rule]}});
+    let user = json!([{"kind": "User", "user": {"name": "u"}}]);
+    let all = json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
+    let resources = |rule: Value| schema(json!({"subjects": user, "resourceRules": [rule]}));
+    let urls = |urls: Value| schema(json!({"subjects": user, "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": urls}]}));
+    let subject = |subject: Value| schema(json!({"subjects": [subject], "nonResourceRules": all}));
+    let named = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+    let mandatory = crate::flowcontrol::mandatory_schema("catch-all").expect("one there is");
+    let mut other = mandatory.clone();
+    other["distinguisherMethod"] = json!({"type": "ByNamespace"});
+    let fixed = format!("spec: Invalid value: {other}: spec of 'catch-all' must equal the fixed value");
+    let verbs = "\"create\", \"delete\", \"deletecollection\", \"get\", \"list\", \"patch\", \"proxy\", \"update\", \"watch\"";
+    let verb = format!("spec.rules[0].resourceRules[0].verbs: Unsupported value: [\"eat\"]: supported values: {verbs}");
+    let table: Vec<(Value, Vec<&str>)> = vec![
+        (named("catch-all", mandatory), vec![]),
+        (named("catch-all", other), vec![&fixed]),
+        (urls(json!(["/", "/a", "/a/*"])), vec![]),
+        (
+            urls(json!(["a", "/a b", "/a//b", "/*/a", "/a*", ""])),
+            vec![
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs[0]: Invalid value: \"a\": must start with slash",
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs[1]: Invalid value: \"/a b\": must not contain white-space",
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs[2]: Invalid value: \"/a//b\": must not contain double slash",
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs[3]: Invalid value: \"/*/a\": wildcard can only do suffix matching",
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs[4]: Invalid value: \"/a*\": wildcard can only do suffix matching",
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs[5]: Invalid value: \"\": must not be empty",
+            ],
+        ),
+        (
+            urls(json!(["*", "/a"])),
+            vec![
+                "spec.rules[0].nonResourceRules[0].nonResourceURLs: Invalid value: [\"*\",\"/a\"]: if '*' is present, must not specify other non-resource URLs",
+            ],
+        ),
+        (resources(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "clusterScope": true})), vec![]),
+        (
+            resources(json!({"verbs": ["eat"], "apiGroups": ["*", "a"], "resources": [], "namespaces": ["A"]})),
+            vec![
+                &verb,
+                "spec.rules[0].resourceRules[0].apiGroups: Invalid value: [\"*\",\"a\"]: if '*' is present, must not specify other api groups",
+                "spec.rules[0].resourceRules[0].resources: Required value: resource rules must supply at least one resource",
+                "spec.rules[0].resourceRules[0].namespaces[0]: Invalid value: \"A\": each member of this list must be '*' or a DNS-1123 label; a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            ],
+        ),
+        (
+            resources(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})),
+            vec![
+                "spec.rules[0].resourceRules[0].namespaces: Required value: resource rules that are not cluster scoped must supply at least one namespace",
+            ],
+        ),
+        (
+            schema(json!({"subjects": []})),
+            vec![
+                "spec.rules[0].subjects: Required value: subjects must contain at least one value",
+                "spec.rules[0]: Required value: at least one of resourceRules and nonResourceRules has to be non-empty",
+            ],
+        ),
+        (
+            subject(json!({"kind": "Robot"})),
+            vec![
+                "spec.rules[0].subjects[0].kind: Unsupported value: \"Robot\": supported values: \"Group\", \"ServiceAccount\", \"User\"",
+            ],
+        ),
+        (
+            subject(json!({"kind": "Group", "user": {"name": "u"}})),
+            vec![
+                "spec.rules[0].subjects[0].user: Forbidden: user is forbidden when subject kind is not 'User'",
+                "spec.rules[0].subjects[0].group: Required value: group is required when subject kind is 'Group'",
+            ],
+        ),
+        (
+            subject(json!({"kind": "ServiceAccount", "serviceAccount": {"name": "*"}})),
+            vec![
+                "spec.rules[0].subjects[0].serviceAccount.namespace: Required value: must specify namespace for service account",
+            ],
+        ),
+        (
+            json!({"spec": {"matchingPrecedence": 1, "distinguisherMethod": {"type": "ByHeight"}}}),
+            vec![
+                "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
+                "spec.distinguisherMethod.type: Unsupported value: \"ByHeight\": supported values: \"ByNamespace\", \"ByUser\"",
+                "spec.priorityLevelConfiguration.name: Required value: must reference a priority level",
+            ],
+        ),
+        (
+            json!({"spec": {"matchingPrecedence": 10_001, "priorityLevelConfiguration": {"name": "l"}}}),
+            vec!["spec.matchingPrecedence: Invalid value: 10001: must not be greater than 10000"],
+        ),
+    ];
+    for (object, want) in table {
+        check(FLOW, "FlowSchema", object, None, &want);
+    }
+}
+
+#[test]
+fn priority_levels() {
+    let level = |spec: Value| json!({"spec": spec});
+    let queuing =
+        |queuing: Value| level(json!({"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": queuing}}}));
+    let exempt = |spec: Value| json!({"metadata": {"name": "exempt"}, "spec": spec});
+    let table: Vec<(Value, Vec<&str>)> = vec![
+        (queuing(json!({})), vec![]),
+        (
+            level(json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 0, "limitResponse": {"type": "Reject"}}})),
+            vec![],
+        ),
+        (exempt(json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 7, "lendablePercent": 50}})), vec![]),
+        (
+            exempt(json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": -1, "lendablePercent": 101}})),
+            vec![
+                "spec.exempt.nominalConcurrencyShares: Invalid value: -1: must be a non-negative integer",
+                "spec.exempt.lendablePercent: Invalid value: 101: must be between 0 and 100, inclusive",
+            ],
+        ),
+        (
+            level(json!({"type": "Exempt"})),
+            vec!["spec.type: Invalid value: \"Exempt\": type must be 'Exempt' if and only if name is 'exempt'"],
+        ),
+        (level(json!({"type": "Limited"})), vec!["spec.limited: Required value: must not be empty when type is Limited"]),
+        (
+            level(json!({"type": "Free"})),
+            vec!["spec.type: Unsupported value: \"Free\": supported values: \"Exempt\", \"Limited\""],
+        ),
+        (
+            level(json!({"type": "Limited", "limited": {"nominalConcurrencyShares": -2, "lendablePercent": -1,
+                "borrowingLimitPercent": -3, "limitResponse": {"type": "Reject", "queuing": {}}}})),
+            vec![
+                "spec.limited.nominalConcurrencyShares: Invalid value: -2: must be a non-negative integer",
+                "spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not Limited",
+                "spec.limited.lendablePercent: Invalid value: -1: must be between 0 and 100, inclusive",
+                "spec.limited.borrowingLimitPercent: Invalid value: -3: if specified, must be a non-negative integer",
+            ],
+        ),
+        (
+            level(json!({"type": "Limited", "limited": {"limitResponse": {"type": "Queue"}}})),
+            vec![
+                "spec.limited.limitResponse.queuing: Required value: must not be empty if limited.limitResponse.type is Limited",
+            ],
+        ),
+        (
+            level(json!({"type": "Limited", "limited": {"limitResponse": {"type": "Wait"}}})),
+            vec!["spec.limited.limitResponse.type: Unsupported value: \"Wait\": supported values: \"Queue\", \"Reject\""],
+        ),
+        (
+            queuing(json!({"queues": 512, "handSize": 8, "queueLengthLimit": -1})),
+            vec![
+                "spec.limited.limitResponse.queuing.queueLengthLimit: Invalid value: -1: must be positive",
+                "spec.limited.limitResponse.queuing.handSize: Invalid value: 8: required entropy bits of deckSize 512 and handSize 8 should not be greater than 60",
+            ],
+        ),
+        (
+            queuing(json!({"queues": 4, "handSize": 8})),
+            vec!["spec.limited.limitResponse.queuing.handSize: Invalid value: 8: should not be greater than queues (4)"],
+        ),
+        (
+            queuing(json!({"queues": 10_000_001, "handSize": 1})),
+            vec!["spec.limited.limitResponse.queuing.queues: Invalid value: 10000001: must not be greater than 10000000"],
+        ),
+    ];
+    for (object, want) in table {
+        check(FLOW, "PriorityLevelConfiguration", object, None, &want);
+    }
+}

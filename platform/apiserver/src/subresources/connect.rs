@@ -20,6 +20,7 @@ use crate::{
     api::Api,
     authn::UserInfo,
     call::Call,
+    flowcontrol::Seat,
     outbound,
     request::{Query, RequestInfo},
     respond, services,
@@ -177,8 +178,9 @@ pub(crate) async fn upgrade(
     info: &RequestInfo,
     query: &Query,
     io: Io,
+    seat: Option<Seat>,
 ) -> u16 {
-    let outcome = prepare(api, &request, user, info, query).await;
+    let outcome = prepare(api, &request, user, info, query, seat).await;
     let (code, done) = match outcome {
         Err(status) => {
             let code = status.code().as_u16();
@@ -211,6 +213,7 @@ async fn prepare(
     user: UserInfo,
     info: &RequestInfo,
     query: &Query,
+    seat: Option<Seat>,
 ) -> Result<Upgrade, Status> {
     let kind = api.0.resources.lookup(&info.group, &info.version, &info.resource).filter(|_| info.is_resource);
     let kind = kind.ok_or_else(status::no_such_resource)?;
@@ -230,6 +233,7 @@ async fn prepare(
                 body: bytes::Bytes::new(),
                 kind,
                 warnings: parking_lot::Mutex::default(),
+                seat: parking_lot::Mutex::new(seat),
             };
             verbs::watch::lines(&call).await.map(Upgrade::Body)
         }

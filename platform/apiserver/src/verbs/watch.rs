@@ -22,6 +22,7 @@ use crate::{
     api::Api,
     call::Call,
     convert,
+    flowcontrol::{Seat, Watching},
     negotiate::{Format, Offer, Output, Shape},
     options::ListOptions,
     respond,
@@ -112,8 +113,11 @@ async fn frames(
         failure,
         view,
         marks_end: options.send_initial_events == Some(true) && options.allow_bookmarks,
-        options,
         ticks,
+        // Without initial events it has begun.
+        seat: call.seat.lock().take().filter(|_| start == Start::Initial),
+        _watching: watching(call, &options),
+        options,
         deadline: Instant::now() + timeout,
         chunk_bytes,
         events: api.metrics.watch_events.with_label_values(&labels),
@@ -121,6 +125,17 @@ async fn frames(
         _open: OpenWatch::new(api.metrics.registered_watchers.with_label_values(&labels)),
     };
     Ok(futures::stream::unfold(watch, |mut watch| async move { watch.next().await.map(|chunk| (chunk, watch)) }))
+}
+
+/// Counts a watch among those that changes are told to, unless it is of one node's pods, which few changes concern.
+fn watching(call: &Call, options: &ListOptions) -> Option<Watching> {
+    let of_node = options.fields.exact("spec.nodeName").is_some_and(|node| !node.is_empty());
+    if call.kind.plural == "pods" && of_node {
+        return None;
+    }
+    let info = &call.info;
+    let name: &str = if info.name.is_empty() { options.fields.exact("metadata.name").unwrap_or_default() } else { &info.name };
+    Some(call.api.0.flowcontrol.watches.register(&info.group, &info.resource, &info.namespace, name))
 }
 
 /// Counts an open watch for as long as it lives.
@@ -161,6 +176,10 @@ struct Watch {
     /// Whether the end of the initial events is marked.
     marks_end: bool,
     ticks: Option<Interval>,
+    /// Held until the initial events have been given.
+    seat: Option<Seat>,
+    /// `None` if changes elsewhere don't wake it.
+    _watching: Option<Watching>,
     deadline: Instant,
     /// A chunk is sent once it is larger.
     chunk_bytes: usize,
@@ -230,6 +249,7 @@ impl Watch {
                     }
                 }
                 Ok(Some(Item::Synced(revision))) => {
+                    self.seat = None;
                     if self.marks_end {
                         self.bookmark(chunk, revision, true);
                     }

@@ -6,6 +6,7 @@ mod common;
 mod remote;
 mod aggregation;
 mod conversion;
+mod fairness;
 mod objects;
 mod plugins;
 mod pod_security;

@@ -281,3 +281,21 @@ async fn watchers_under_load_miss_nothing_and_see_order() {
 fn event_scope_is_done(f: &Fixture, watch: &Subscription) -> bool {
     watch.bookmark() >= 1202 && f.cache.revision() >= 1202
 }
+
+#[tokio::test]
+async fn the_size_follows_the_objects() {
+    let f = fixture(|_| ()).await;
+    assert_eq!(f.cache.size(), (0, 0));
+    let bytes = || {
+        let snapshot = f.cache.snapshot();
+        let sizes: Vec<usize> = snapshot.iter(&Scope::All, None).map(|(_, object)| object.bytes().len()).collect();
+        (sizes.len(), sizes.iter().sum::<usize>())
+    };
+    f.put("n", "a", "").await;
+    f.put("n", "b", "a long name of a node").await;
+    assert_eq!(f.cache.size(), bytes());
+    f.put("n", "a", "another").await;
+    f.delete("n", "b").await;
+    assert_eq!(f.cache.size(), bytes());
+    assert_eq!(f.cache.size().0, 1);
+}
