@@ -102,8 +102,8 @@ pub(crate) struct Inner {
     pub(crate) outbound: Outbound,
     pub(crate) aggregation: Aggregation,
     pub(crate) flowcontrol: FlowControl,
-    /// Writes in progress: they outlive the clients that asked for them.
     pub(crate) uses: Uses,
+    /// Writes in progress: they outlive the clients that asked for them.
     writes: TaskTracker,
 }
 
