@@ -355,7 +355,15 @@ fn failed(budget: &PodDisruptionBudget, message: &str, now: &Time) -> PodDisrupt
     let old = budget.status.clone().unwrap_or_default();
     // The generation has not been observed: its evictions wait for that.
     let conditions = with_condition(&old, "False", "SyncFailed", message, old.observed_generation, now);
-    PodDisruptionBudgetStatus { disruptions_allowed: Some(0), conditions: Some(conditions), ..old }
+    // The counts are those of the last success; none were known before the first.
+    PodDisruptionBudgetStatus {
+        current_healthy: old.current_healthy.or(Some(0)),
+        desired_healthy: old.desired_healthy.or(Some(0)),
+        expected_pods: old.expected_pods.or(Some(0)),
+        disruptions_allowed: Some(0),
+        conditions: Some(conditions),
+        ..old
+    }
 }
 
 fn with_condition(
@@ -439,6 +447,7 @@ mod tests {
         budget.metadata.generation = Some(2);
         let status = failed(&budget, "found no controllers for pod \"p\"", &at);
         assert_eq!((status.disruptions_allowed, status.current_healthy, status.observed_generation), (Some(0), Some(3), Some(1)));
+        assert_eq!(status.desired_healthy, Some(0));
         let condition = &status.conditions.unwrap()[0];
         assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "SyncFailed"));
         assert_eq!((condition.message.as_str(), condition.observed_generation), ("found no controllers for pod \"p\"", Some(1)));
