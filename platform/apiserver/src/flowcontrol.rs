@@ -182,7 +182,10 @@ impl FlowControl {
         let (asked, hash) = self.asked(api, &schema, user, info, query);
         let seat = match level.start(asked, hash) {
             Started::Seat(seat) => Some(seat),
-            Started::Rejected(_) => None,
+            Started::Rejected(reason) => {
+                tracing::debug!(flow_schema = &*schema.name, user = &*user.username, ?reason, "a request is turned away");
+                None
+            }
             Started::Waiting(waiting) => {
                 let gauge = self.metrics.in_queue.with_label_values(&[if is_mutating { "mutating" } else { "readOnly" }]);
                 gauge.inc();

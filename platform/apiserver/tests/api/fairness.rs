@@ -74,7 +74,7 @@ impl Server {
         let families = self.registry.gather();
         let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
         let of_schema = metrics.filter(|metric| metric.get_label().iter().any(|label| label.value() == schema));
-        of_schema.map(|metric| metric.get_counter().value() + metric.get_gauge().value()).sum()
+        of_schema.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
     }
 }
 

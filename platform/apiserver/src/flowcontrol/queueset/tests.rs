@@ -73,7 +73,7 @@ impl Fixture {
         let families = self.registry.gather();
         let found = families.iter().filter(|family| family.name() == format!("apiserver_flowcontrol_{name}"));
         let metrics = found.flat_map(|family| family.get_metric());
-        metrics.map(|metric| metric.get_counter().value() + metric.get_gauge().value()).sum()
+        metrics.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
     }
 
     /// That nothing is left of any request.
