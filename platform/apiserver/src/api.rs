@@ -5,7 +5,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,24 +13,29 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::{HeaderValue, Method};
+use jiff::Timestamp;
 use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health, traces};
 use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response, proxy};
-use prometheus::{IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::{
     Config, Error, Result,
-    admission::webhook::{self, Webhooks},
+    admission::{
+        self,
+        webhook::{self, Webhooks},
+    },
     aggregation::{self, Aggregation},
+    audit::{self, Audit, Auditor},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
     background::{self, CachedObjects},
     bootstrap,
     call::Call,
-    metrics::{Labels, Metrics},
+    metrics::{self, Metrics, Series},
     mount::{ApiGroup, Mount, Mounted, Mounts},
     negotiate, nonresource,
     outbound::Outbound,
@@ -44,6 +49,7 @@ use crate::{
         allocator::{Allocator, Network},
     },
     subresources::{self, connect},
+    took::Took,
     verbs,
 };
 
@@ -88,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) gather: Arc<dyn Fn() -> Result<String, prometheus::Error> + Send + Sync>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
+    pub(crate) admission: admission::Metrics,
+    pub(crate) auditor: Auditor,
     pub(crate) mounts: Mounts,
     pub(crate) allocator: Allocator,
     pub(crate) custom: crate::custom::Custom,
@@ -133,6 +141,8 @@ impl Api {
             gather: parts.gather,
             clock: parts.clock.clone(),
             metrics: Metrics::new(registry)?,
+            admission: admission::Metrics::new(registry)?,
+            auditor: Auditor::new(&config.audit, parts.clock.clone(), registry)?,
             mounts: Mounts::default(),
             allocator: Allocator::new(networks, config.service_node_port_range.clone()),
             custom: crate::custom::Custom::default(),
@@ -190,14 +200,27 @@ impl Api {
         self.0.authenticator.get().expect("set when the core is built")
     }
 
+    /// Counts TLS handshakes with this server that failed, for whoever makes them.
+    #[must_use]
+    pub fn tls_handshake_errors(&self) -> IntCounter {
+        self.0.metrics.tls_handshake_errors.clone()
+    }
+
+    /// The series a request is counted in.
+    fn series(&self, info: &RequestInfo, query: &Query, headers: &http::HeaderMap) -> Arc<Series> {
+        let kind = info.is_resource.then(|| self.0.resources.lookup(&info.group, &info.version, &info.resource)).flatten();
+        self.0.metrics.series(info, kind.as_deref(), metrics::verb(info, headers), metrics::dry_run(query))
+    }
+
     /// Answers one request.
     pub async fn handle(&self, mut request: Request) -> Response {
         let audit_id = audit_id(request.headers());
         let start = Instant::now();
         let query = Query::parse(request.uri().query());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
-        let labels = Labels::new(&info, known, query.get("dryRun") == Some("All"));
+        let series = self.series(&info, &query, request.headers());
+        let asked = Asked::new(self, &info, &query, &series, &audit_id);
+        let abandoned = Abandoned(Some((&self.0.metrics, &series)));
         let span = tracing::debug_span!(
             "request",
             request_id = audit_id,
@@ -209,11 +232,18 @@ impl Api {
         // Looked at only if there is something to refuse.
         let accept: Vec<HeaderValue> = request.headers().get_all(http::header::ACCEPT).iter().cloned().collect();
         let trusted = request.extensions_mut().remove::<Trusted>();
-        let answered = self.admitted(request, trusted, &info, &query, &labels, &audit_id).instrument(span);
+        let answered = self.admitted(request, trusted, &asked).instrument(span);
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
+        let audit = asked.audit.into_inner();
+        let has_panicked = answered.is_err();
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::status(&status, negotiate::of_status(&accept)),
+            Ok(Err(status)) => {
+                if let Some(audit) = &audit {
+                    audit.refused(&status);
+                }
+                respond::status(&status, negotiate::of_status(&accept))
+            }
             Err(_) => {
                 self.0.metrics.panics.inc();
                 tracing::error!(request_id = audit_id, verb = info.verb, kind = info.resource, "request panicked");
@@ -222,34 +252,45 @@ impl Api {
             }
         };
         let size = http_body::Body::size_hint(response.body()).exact();
-        self.0.metrics.finished(&labels, response.status().as_u16(), start.elapsed(), size);
+        let in_webhooks = response.extensions_mut().remove::<Took>().map(|took| took.get()).unwrap_or_default();
+        series.finished(&self.0.metrics, response.status().as_u16(), start.elapsed(), in_webhooks, size);
+        abandoned.disarm();
+        if let Some(audit) = audit {
+            response = if has_panicked {
+                audit.panicked(&info.path).await;
+                audit.disarm();
+                response
+            } else {
+                audit::finish(audit, response, info.long_running()).await
+            };
+        }
         if let Ok(value) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert("audit-id", value);
         }
         response
     }
 
-    /// Finds out who asks; from then on the request is traced.
-    async fn admitted(
-        &self,
-        mut request: Request,
-        trusted: Option<Trusted>,
-        info: &RequestInfo,
-        query: &Query,
-        labels: &Labels<'_>,
-        audit_id: &str,
-    ) -> Result<Response, Status> {
+    /// Finds out who asks; from then on the request is audited and traced.
+    async fn admitted(&self, mut request: Request, trusted: Option<Trusted>, asked: &Asked<'_>) -> Result<Response, Status> {
         let in_process = trusted.is_some();
+        let peer = request.extensions().get::<Peer>().cloned();
         let user = match trusted {
-            Some(Trusted(user)) => user,
-            None => {
-                let peer = request.extensions().get::<Peer>().cloned();
-                self.identify(request.headers_mut(), peer.as_ref())?
-            }
+            Some(Trusted(user)) => Arc::new(user),
+            None => self.authenticate(request.headers(), request.uri(), peer.as_ref(), asked).await?,
         };
+        self.audit(&user, request.headers(), request.uri(), peer.as_ref(), asked, asked.info);
+        asked.audit().received().await?;
+        if user.username == authn::API_SERVER {
+            asked.series.own(&self.0.metrics);
+        }
+        let user =
+            if in_process { Arc::unwrap_or_clone(user) } else { self.impersonate(request.headers_mut(), &user, asked.audit())? };
+        if asked.audit().is_on() {
+            request.extensions_mut().insert(asked.audit().clone());
+        }
         let privileged = user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS || group == SYSTEM_MONITORING);
-        let span = traces::request_span(request.headers(), privileged, || describe(&request, info, audit_id));
-        let answered = self.limited(request, user, in_process, info, query, labels).instrument(span.clone()).await;
+        let span = traces::request_span(request.headers(), privileged, || describe(&request, asked.info, asked.audit_id));
+        let answered = self.limited(request, user, in_process, asked).instrument(span.clone()).await;
         let code = match &answered {
             Ok(response) => response.status(),
             Err(status) => status.code(),
@@ -259,33 +300,29 @@ impl Api {
     }
 
     /// Answers a known user, if they may ask, within the limits.
-    async fn limited(
-        &self,
-        request: Request,
-        user: UserInfo,
-        in_process: bool,
-        info: &RequestInfo,
-        query: &Query,
-        labels: &Labels<'_>,
-    ) -> Result<Response, Status> {
-        self.authorize(&user, info, query)?;
+    async fn limited(&self, request: Request, user: UserInfo, in_process: bool, asked: &Asked<'_>) -> Result<Response, Status> {
+        let Asked { info, query, series, .. } = *asked;
+        self.authorize(&user, info, query, asked.audit())?;
         if info.long_running() {
-            let gauge = self.0.metrics.longrunning.with_label_values(&labels.shape());
-            let open = Open::new(gauge);
-            let response = self.route(request, user, info, query).await?;
+            let open = Open::new(series.longrunning(&self.0.metrics));
+            let response = self.route(request, user, asked).await?;
             return Ok(response.map(|body| open.keep(body)));
         }
         let mutating = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         // Upstream's priority level `exempt`: what keeps the cluster going is never turned away.
         let exempt = in_process || user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS);
-        let (limit, name) = if mutating { (&self.0.mutating, "mutating") } else { (&self.0.readonly, "readOnly") };
+        let Inner { metrics, .. } = &*self.0;
+        let (limit, gauge) = if mutating {
+            (&self.0.mutating, &metrics.mutating_inflight)
+        } else {
+            (&self.0.readonly, &metrics.readonly_inflight)
+        };
         let _permit = match limit.clone().try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) if exempt => None,
             Err(_) => return Err(status::too_many_requests("Too many requests, please try again later.", 1)),
         };
-        let gauge = self.0.metrics.inflight.with_label_values(&[name]);
-        let _open = Open::new(gauge);
+        let _open = Open::new(gauge.clone());
         let allowed = if mutating { MUTATING_TIMEOUT } else { self.0.config.request_timeout };
         let timeout = match query.get("timeout").filter(|text| !text.is_empty()) {
             None => allowed,
@@ -296,37 +333,67 @@ impl Api {
                 })
                 .map(|asked| if asked.is_zero() { allowed } else { asked.min(allowed) })?,
         };
-        match tokio::time::timeout(timeout, self.route(request, user, info, query)).await {
+        match tokio::time::timeout(timeout, self.route(request, user, asked)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let [verb, group, version, resource, subresource, scope, component] = labels.shape();
-                self.0
-                    .metrics
-                    .terminations
-                    .with_label_values(&[verb, group, version, resource, subresource, scope, component, "504"])
-                    .inc();
+                series.terminated(metrics, "504");
                 Err(status::timeout("Timeout: request did not complete within the allotted timeout"))
             }
         }
     }
 
-    /// Who sends a request that came from outside.
-    fn identify(&self, headers: &mut http::HeaderMap, peer: Option<&Peer>) -> Result<UserInfo, Status> {
+    /// Who sends a request that came from outside. One whose credentials are not good leaves one event.
+    async fn authenticate(
+        &self,
+        headers: &http::HeaderMap,
+        uri: &http::Uri,
+        peer: Option<&Peer>,
+        asked: &Asked<'_>,
+    ) -> Result<Arc<UserInfo>, Status> {
         let certificates = peer.map(|peer| peer.certificates.as_ref()).unwrap_or_default();
-        let user = self.authenticator().authenticate(headers, certificates).map_err(|error| {
-            tracing::debug!(error = &error as &dyn std::error::Error, "request is not authenticated");
-            status::unauthorized()
-        })?;
-        let wish = impersonation::Request::read(headers).map_err(impersonation_refused)?;
-        impersonation::Request::strip(headers);
-        authn::strip_credentials(headers);
-        match wish {
-            None => Ok(UserInfo::clone(&user)),
-            Some(wish) => wish.authorize(&user, &self.0.authorizer).map_err(impersonation_refused),
+        let error = match self.authenticator().authenticate(headers, certificates) {
+            Ok(user) => return Ok(user),
+            Err(error) => error,
+        };
+        tracing::debug!(error = &error as &dyn std::error::Error, "request is not authenticated");
+        let origin = || audit::Origin::new(asked.audit_id, uri, headers, peer);
+        let audit = self.0.auditor.begin(None, asked.info, asked.received, origin);
+        audit.unauthenticated(headers, !certificates.is_empty()).await;
+        Err(status::unauthorized())
+    }
+
+    /// Begins to gather what is to be kept of a request. `info` says what is asked for as the client says it.
+    fn audit(
+        &self,
+        user: &UserInfo,
+        headers: &http::HeaderMap,
+        uri: &http::Uri,
+        peer: Option<&Peer>,
+        asked: &Asked<'_>,
+        info: &RequestInfo,
+    ) {
+        if !self.0.auditor.is_on() {
+            return;
+        }
+        let origin = || audit::Origin::new(asked.audit_id, uri, headers, peer);
+        let audit = self.0.auditor.begin(Some(user), info, asked.received, origin);
+        if audit.is_on() {
+            let _ = asked.audit.set(audit.guard());
         }
     }
 
-    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<(), Status> {
+    /// As whom a user acts, who came from outside: themselves, or whom they impersonate.
+    fn impersonate(&self, headers: &mut http::HeaderMap, user: &UserInfo, audit: &Audit) -> Result<UserInfo, Status> {
+        let wish = impersonation::Request::read(headers).map_err(impersonation_refused)?;
+        impersonation::Request::strip(headers);
+        authn::strip_credentials(headers);
+        let Some(wish) = wish else { return Ok(user.clone()) };
+        let user = wish.authorize(user, &self.0.authorizer).map_err(impersonation_refused)?;
+        audit.impersonates(&user);
+        Ok(user)
+    }
+
+    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<(), Status> {
         let attributes = authz::Attributes {
             user,
             verb: &info.verb,
@@ -341,6 +408,7 @@ impl Api {
             field_selector: query.get("fieldSelector").unwrap_or_default(),
         };
         let decision = self.0.authorizer.authorize(&attributes);
+        audit.authorized(decision.allowed(), decision.reason());
         if decision.allowed() {
             return Ok(());
         }
@@ -349,7 +417,8 @@ impl Api {
     }
 
     /// Hands a request to whoever answers it.
-    async fn route(&self, mut request: Request, user: UserInfo, info: &RequestInfo, query: &Query) -> Result<Response, Status> {
+    async fn route(&self, mut request: Request, user: UserInfo, asked: &Asked<'_>) -> Result<Response, Status> {
+        let Asked { info, query, .. } = *asked;
         if let Some(remote) = self.0.aggregation.find(&info.path) {
             return aggregation::forward(self, &remote, request, &user, info).await;
         }
@@ -396,7 +465,15 @@ impl Api {
             body,
             kind,
             warnings: parking_lot::Mutex::default(),
+            audit: asked.audit().clone(),
+            in_webhooks: Took::default(),
         };
+        if let Some(removed) = asked.series.deprecated() {
+            call.audit.annotate("k8s.io/deprecated", "true");
+            if !removed.is_empty() {
+                call.audit.annotate("k8s.io/removed-release", removed);
+            }
+        }
         if matches!(head.method, Method::GET | Method::HEAD) {
             return answer(&call).await;
         }
@@ -414,46 +491,57 @@ impl Api {
     /// Takes over a connection that asks to be upgraded.
     pub async fn upgrade(&self, request: http::Request<()>, io: Io) {
         let start = Instant::now();
+        let audit_id = audit_id(request.headers());
         let query = Query::parse(request.uri().query());
-        let mut info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let said = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let mut info = said.clone();
         // Rules name `create` for exec and its like; a WebSocket handshake is a GET only by form.
         if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
             info.verb = "create".into();
         }
-        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
-        let labels = Labels::new(&info, known, false);
-        let code = self.taken_over(request, io, &info, &query, &labels).await;
-        self.0.metrics.finished(&labels, code, start.elapsed(), None);
+        let series = self.series(&info, &query, request.headers());
+        let asked = Asked::new(self, &info, &query, &series, &audit_id);
+        let code = self.taken_over(request, io, &asked, &said).await;
+        if let Some(audit) = asked.audit.into_inner() {
+            audit.coded(if code == connect::TAKEN_OVER { 101 } else { code });
+            audit.complete().await;
+            audit.disarm();
+        }
+        series.finished(&self.0.metrics, code, start.elapsed(), Duration::ZERO, None);
     }
 
     /// Serves an upgraded connection to its end, and tells the code of the answer to the request.
-    async fn taken_over(
-        &self,
-        request: http::Request<()>,
-        io: Io,
-        info: &RequestInfo,
-        query: &Query,
-        labels: &Labels<'_>,
-    ) -> u16 {
+    async fn taken_over(&self, request: http::Request<()>, io: Io, asked: &Asked<'_>, said: &RequestInfo) -> u16 {
+        let Asked { info, query, .. } = *asked;
         let (mut head, ()) = request.into_parts();
         let peer = head.extensions.get::<Peer>().cloned();
-        let identified = self.identify(&mut head.headers, peer.as_ref());
-        let admitted = identified.and_then(|user| self.authorize(&user, info, query).map(|()| user));
-        let user = match admitted {
-            Ok(user) => user,
-            Err(status) => return refuse(io, status).await,
+        let admitted = async {
+            let user = self.authenticate(&head.headers, &head.uri, peer.as_ref(), asked).await?;
+            self.audit(&user, &head.headers, &head.uri, peer.as_ref(), asked, said);
+            asked.audit().received().await?;
+            let user = self.impersonate(&mut head.headers, &user, asked.audit())?;
+            self.authorize(&user, info, query, asked.audit())?;
+            Ok::<_, Status>(user)
         };
-        let _open = Open::new(self.0.metrics.longrunning.with_label_values(&labels.shape()));
+        let user = match admitted.await {
+            Ok(user) => user,
+            Err(status) => return refuse(io, status, asked.audit()).await,
+        };
+        if asked.audit().is_on() {
+            head.extensions.insert(asked.audit().clone());
+        }
+        let _open = Open::new(asked.series.longrunning(&self.0.metrics));
         if let Some(remote) = self.0.aggregation.find(&info.path) {
             return match aggregation::prepare(self, &remote, &mut head.headers, &user) {
                 Ok(target) => {
+                    asked.audit().switched().await;
                     let done = proxy::forward_upgrade(http::Request::from_parts(head, ()), io, target).await;
                     if let Err(error) = done {
                         tracing::debug!(error = &error as &dyn std::error::Error, "connection to an api service ended");
                     }
                     connect::TAKEN_OVER
                 }
-                Err(status) => refuse(io, status).await,
+                Err(status) => refuse(io, status, asked.audit()).await,
             };
         }
         let request = http::Request::from_parts(head, ());
@@ -461,6 +549,7 @@ impl Api {
             let mut request = request;
             set_path(&mut request, &path);
             request.extensions_mut().insert(user);
+            asked.audit().switched().await;
             mounted.mount.upgrade(request, io).await;
             return connect::TAKEN_OVER;
         }
@@ -468,9 +557,50 @@ impl Api {
     }
 }
 
+/// What is asked for, and what goes along with it to the end of the request.
+struct Asked<'a> {
+    info: &'a RequestInfo,
+    query: &'a Query,
+    series: &'a Series,
+    audit_id: &'a str,
+    received: Timestamp,
+    /// Set once it is known who asks, if anything is to be kept.
+    audit: OnceLock<audit::Guard>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(api: &Api, info: &'a RequestInfo, query: &'a Query, series: &'a Series, audit_id: &'a str) -> Self {
+        let received = if api.0.auditor.is_on() { api.0.clock.now() } else { Timestamp::UNIX_EPOCH };
+        Asked { info, query, series, audit_id, received, audit: OnceLock::new() }
+    }
+
+    fn audit(&self) -> &Audit {
+        self.audit.get().map_or(&audit::NOTHING, |guard| &**guard)
+    }
+}
+
+/// Counts a request whose client goes away before the answer: this is dropped where it stands then.
+struct Abandoned<'a>(Option<(&'a Metrics, &'a Series)>);
+
+impl Abandoned<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if let Some((metrics, series)) = self.0 {
+            series.aborted(metrics);
+        }
+    }
+}
+
 /// Refuses to upgrade a connection; the code of the answer.
-async fn refuse(io: Io, status: Status) -> u16 {
+async fn refuse(io: Io, status: Status, audit: &Audit) -> u16 {
     let code = status.code().as_u16();
+    audit.refused(&status);
+    audit.started().await;
     respond::refuse_upgrade(io, status).await;
     code
 }
@@ -479,8 +609,14 @@ async fn refuse(io: Io, status: Status) -> u16 {
 async fn answer(call: &Call) -> Result<Response, Status> {
     let mut response = match verbs::dispatch(call).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status, negotiate::of_status(call.headers.get_all(http::header::ACCEPT))),
+        Err(status) => {
+            call.audit.refused(&status);
+            respond::status(&status, negotiate::of_status(call.headers.get_all(http::header::ACCEPT)))
+        }
     };
+    if !call.in_webhooks.get().is_zero() {
+        response.extensions_mut().insert(call.in_webhooks.clone());
+    }
     for text in call.warnings.lock().drain(..) {
         respond::warn(&mut response, &text);
     }
@@ -564,15 +700,7 @@ impl Open {
 
     /// Stays open until a body's end.
     fn keep(self, body: Body) -> Body {
-        if body.as_bytes().is_some() {
-            return body;
-        }
-        let long_running = body.is_long_running();
-        let stream = futures::StreamExt::inspect(body.into_stream(), move |_| {
-            let _ = &self;
-        });
-        let body = Body::stream(stream);
-        if long_running { body.long_running() } else { body }
+        if body.as_bytes().is_some() { body } else { audit::carry(body, self) }
     }
 }
 
@@ -606,6 +734,7 @@ impl Component for Api {
         self.0.writes.close();
         self.0.writes.wait().await;
         self.0.writes.reopen();
+        self.0.auditor.finish().await;
         Ok(())
     }
 }

@@ -10,11 +10,13 @@ use pharos_store::Scope;
 
 use crate::{
     api::Api,
+    audit::Audit,
     authn::UserInfo,
     negotiate::{self, Offer, Output},
     options::ListOptions,
     request::{Query, RequestInfo},
     status::{self, Status},
+    took::Took,
 };
 
 /// A request for a resource: who asks for what, of which kind.
@@ -28,6 +30,10 @@ pub(crate) struct Call {
     pub(crate) kind: Arc<Kind>,
     /// What the client is told on the side, in `Warning` headers.
     pub(crate) warnings: Mutex<Vec<String>>,
+    /// What is written down of the request.
+    pub(crate) audit: Audit,
+    /// How long admission webhooks took of it.
+    pub(crate) in_webhooks: Took,
 }
 
 impl Call {
@@ -101,6 +107,8 @@ impl Call {
             body: self.body.clone(),
             kind,
             warnings: Mutex::default(),
+            audit: self.audit.clone(),
+            in_webhooks: self.in_webhooks.clone(),
         }
     }
 }

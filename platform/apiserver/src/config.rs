@@ -4,6 +4,8 @@ use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use pharos_transport::pki::Identity;
 
+use crate::audit;
+
 /// Settings of the API server, with kube-apiserver's names and defaults where it has them.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -36,6 +38,8 @@ pub struct Config {
     pub max_requests_inflight: usize,
     /// Requests with side effects in progress at once. Default 200.
     pub max_mutating_requests_inflight: usize,
+    /// What is written down of requests, and where. Default: nothing.
+    pub audit: audit::Options,
     /// How long Events are kept. Default 1 h.
     pub event_ttl: Duration,
     /// Seconds a pod tolerates `not-ready` and `unreachable` when it says nothing. Default 300.
@@ -58,6 +62,7 @@ impl Default for Config {
             min_request_timeout: Duration::from_secs(1800),
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
+            audit: audit::Options::default(),
             event_ttl: Duration::from_secs(3600),
             default_toleration_seconds: 300,
         }

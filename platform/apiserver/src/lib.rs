@@ -30,6 +30,7 @@ mod lists;
 mod convert;
 mod names;
 mod call;
+mod took;
 mod verbs; // and what can be done with them.
 mod patches;
 mod managed_fields;
@@ -45,8 +46,10 @@ mod outbound;
 mod aggregation;
 mod bootstrap;
 mod background;
+pub mod audit; // What is written down of it all.
 
 pub use api::{Api, Parts, Service};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use mount::{ApiGroup, Mount};
+pub use nonresource::version;

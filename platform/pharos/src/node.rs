@@ -112,6 +112,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
     if let Some(client) = machine.proxy {
         let cluster_cidrs = machine.cluster.cluster_cidr.split(',').map(str::to_owned).collect();
         let config = ProxyConfig { node_name: machine.name.clone(), cluster_cidrs, ..ProxyConfig::default() };
+        crate::server::build_info(registries, "kube-proxy")?;
         supervisor.launch(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?)?;
     }
     if let Some(client) = machine.dns {

@@ -18,12 +18,14 @@ use crate::{
     Config, Error,
     admission::{self, Attributes, Operation, Options},
     api::Api,
+    audit::Audit,
     authn::UserInfo,
     call::Call,
     outbound,
     request::{Query, RequestInfo},
     respond, services,
     status::{self, Status},
+    took::Took,
     verbs,
 };
 
@@ -67,7 +69,8 @@ pub(crate) async fn handle(
     if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
         return Err(status::bad_request("Upgrade request required"));
     }
-    let warnings = admit(api, user, info, query).await?;
+    let audit = request.extensions().get::<Audit>().cloned().unwrap_or_default();
+    let warnings = admit(api, user, info, query, &audit).await?;
     let mut response = carry(api, request, info, query).await?;
     for text in warnings {
         respond::warn(&mut response, &text);
@@ -107,7 +110,7 @@ async fn carry(api: &Api, request: Request, info: &RequestInfo, query: &Query) -
 }
 
 /// Asks the webhooks whether someone may connect; what they say on the side.
-async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<Vec<String>, Status> {
+async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<Vec<String>, Status> {
     if !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
         return Ok(Vec::new()); // Logs are read, not connected to.
     }
@@ -123,6 +126,8 @@ async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query) ->
         operation: Operation::Connect,
         options: Options::None,
         warnings: &warnings,
+        audit,
+        in_webhooks: &Took::default(),
     };
     let asked = connect_options(info, query);
     let mut options = asked.clone();
@@ -178,10 +183,16 @@ pub(crate) async fn upgrade(
     query: &Query,
     io: Io,
 ) -> u16 {
-    let outcome = prepare(api, &request, user, info, query).await;
+    let audit = request.extensions().get::<Audit>().cloned().unwrap_or_default();
+    let outcome = prepare(api, &request, user, info, query, &audit).await;
+    if outcome.is_ok() {
+        audit.switched().await;
+    }
     let (code, done) = match outcome {
         Err(status) => {
             let code = status.code().as_u16();
+            audit.refused(&status);
+            audit.started().await;
             respond::refuse_upgrade(io, status).await;
             return code;
         }
@@ -211,6 +222,7 @@ async fn prepare(
     user: UserInfo,
     info: &RequestInfo,
     query: &Query,
+    audit: &Audit,
 ) -> Result<Upgrade, Status> {
     let kind = api.0.resources.lookup(&info.group, &info.version, &info.resource).filter(|_| info.is_resource);
     let kind = kind.ok_or_else(status::no_such_resource)?;
@@ -230,6 +242,8 @@ async fn prepare(
                 body: bytes::Bytes::new(),
                 kind,
                 warnings: parking_lot::Mutex::default(),
+                audit: audit.clone(),
+                in_webhooks: Took::default(),
             };
             verbs::watch::lines(&call).await.map(Upgrade::Body)
         }
@@ -241,7 +255,7 @@ async fn prepare(
             Ok(Upgrade::Body(response.into_body()))
         }
         (_, "exec" | "attach" | "portforward" | "proxy") => {
-            admit(api, &user, info, query).await?;
+            admit(api, &user, info, query, audit).await?;
             let target = target(api, info, query).await?;
             target
                 .map(|target| Upgrade::Forward(Box::new(target)))

@@ -5,6 +5,7 @@
 mod common;
 mod remote;
 mod aggregation;
+mod audit;
 mod conversion;
 mod objects;
 mod protobuf;
