@@ -18,8 +18,11 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::Register as _;
 
-/// Records that wait for the log index: at some 300 bytes each, about 2.5 MiB at worst.
+/// Records that wait for the log index: at some 300 bytes each, about 2.5 MiB; with audit events among them, of a kilobyte each,
+/// up to 8 MiB.
 const QUEUE: usize = 8192;
+/// Of these, those that are left for what components log, however many lines of other jobs come.
+const RESERVED: usize = QUEUE / 4;
 
 /// Names of fields that the log index knows as columns; any other field is kept too, under its own name.
 pub const FIELDS: [&str; 14] = [
@@ -137,12 +140,12 @@ struct SpanFields(Vec<(&'static str, String)>);
 // === impl Writer ===
 
 impl Writer {
-    /// Queues a line; false if the queue is full or nobody reads it, and the line is dropped and counted.
+    /// Queues a line; false if the queue is all but full or nobody reads it, and the line is dropped and counted.
     #[must_use]
     pub fn write(&self, time: Timestamp, line: String) -> bool {
         let record =
             Record { time, level: Level::INFO, target: self.job, message: line, fields: Vec::new(), job: Some(self.job) };
-        let queued = self.sender.try_send(record).is_ok();
+        let queued = self.sender.capacity() > RESERVED && self.sender.try_send(record).is_ok();
         if !queued {
             self.metrics.dropped.inc();
         }
@@ -316,6 +319,8 @@ mod tests {
         assert!(writer.write(Timestamp::UNIX_EPOCH, "{}".to_owned()));
         let record = records.try_recv().unwrap();
         assert_eq!((record.job, record.message.as_str(), record.time), (Some("audit"), "{}", Timestamp::UNIX_EPOCH));
+        let queued = (0..QUEUE).filter(|_| writer.write(Timestamp::UNIX_EPOCH, String::new())).count();
+        assert_eq!(queued, QUEUE - RESERVED, "there is room for records of components");
         drop(records);
         assert!(!writer.write(Timestamp::UNIX_EPOCH, "{}".to_owned()));
     }
