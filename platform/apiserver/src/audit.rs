@@ -37,6 +37,8 @@ use crate::{Error, Result, authn::UserInfo, request::RequestInfo, status::Status
 
 /// Key and value of what a patch of a mutating webhook is kept under: only from level Request up, for it holds what is written.
 const PATCH_PREFIX: &str = "patch.webhook.admission.k8s.io/";
+/// Events on their way to a webhook that requests wait for, whose own requests are over. Further ones are lost, and counted.
+const MOST_DELIVERIES: usize = 1000;
 /// A body that says how a request went is no larger,
 const MOST_STATUS_BYTES: usize = 64 << 10;
 /// and of one that made something, which is answered with an object but for bindings and evictions, it is short.
@@ -415,12 +417,12 @@ impl Collector {
         for backend in &self.shared.backends {
             match backend {
                 Backend::Webhook { webhook, .. } => match tokio::runtime::Handle::try_current() {
-                    Ok(runtime) => {
+                    Ok(runtime) if self.shared.deliveries.len() < MOST_DELIVERIES => {
                         let (webhook, line) = (webhook.clone(), event.json());
                         let sending = async move { webhook.send(&[line], false).await };
                         self.shared.deliveries.spawn_on(sending, &runtime);
                     }
-                    Err(_) => self.shared.metrics.lost("webhook", 1),
+                    _ => self.shared.metrics.lost("webhook", 1),
                 },
                 backend => {
                     self.shared.take(backend, &event);

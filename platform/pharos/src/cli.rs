@@ -17,7 +17,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a control plane, and a node beside it
-    Server(ServerOptions),
+    Server(Box<ServerOptions>),
     /// Run a node that joins a server
     Agent(AgentOptions),
     /// Work with the images of this node

@@ -54,7 +54,7 @@ fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pharos").build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Server(options) => server::run(options).await,
+            Command::Server(options) => server::run(*options).await,
             Command::Agent(options) => agent::run(options).await,
             Command::Image { command } => commands::image::run(command).await,
             Command::Kubeconfig(options) => commands::kubeconfig::run(&options),

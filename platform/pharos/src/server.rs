@@ -498,7 +498,7 @@ mod tests {
         let always = ["pharos", "server", "--node-name=a", "--node-ip=192.0.2.1"];
         let cli = Cli::try_parse_from(always.iter().chain(options))?;
         let Command::Server(options) = cli.command else { unreachable!("the command is server") };
-        Plan::check(options)
+        Plan::check(*options)
     }
 
     #[test]
