@@ -283,12 +283,13 @@ impl Api {
         if user.username == authn::API_SERVER {
             asked.series.own(&self.0.metrics);
         }
+        // Whoever it was that authenticated, not whom they act as.
+        let privileged = user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS || group == SYSTEM_MONITORING);
         let user =
             if in_process { Arc::unwrap_or_clone(user) } else { self.impersonate(request.headers_mut(), &user, asked.audit())? };
         if asked.audit().is_on() {
             request.extensions_mut().insert(asked.audit().clone());
         }
-        let privileged = user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS || group == SYSTEM_MONITORING);
         let span = traces::request_span(request.headers(), privileged, || describe(&request, asked.info, asked.audit_id));
         let answered = self.limited(request, user, in_process, asked).instrument(span.clone()).await;
         let code = match &answered {

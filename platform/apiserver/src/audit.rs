@@ -517,7 +517,7 @@ struct Lines {
 
 #[async_trait::async_trait]
 impl queue::Sink for Lines {
-    async fn deliver(&self, batch: Vec<String>, _: bool) {
+    async fn deliver(&self, batch: Vec<String>, _: bool) -> bool {
         for (at, line) in batch.iter().enumerate() {
             if let Err(error) = self.log.write(line) {
                 let lost = batch.len() - at;
@@ -527,9 +527,10 @@ impl queue::Sink for Lines {
                     error = &error as &dyn std::error::Error,
                     "audit events are lost: the log cannot be written"
                 );
-                return;
+                return false;
             }
         }
+        true
     }
 }
 
@@ -537,8 +538,8 @@ struct Posts(Arc<webhook::Webhook>);
 
 #[async_trait::async_trait]
 impl queue::Sink for Posts {
-    async fn deliver(&self, batch: Vec<String>, last: bool) {
-        self.0.send(&batch, last).await;
+    async fn deliver(&self, batch: Vec<String>, last: bool) -> bool {
+        self.0.send(&batch, last).await
     }
 }
 

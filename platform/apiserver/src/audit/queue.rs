@@ -38,8 +38,8 @@ pub(super) struct Queue {
 /// Where batches go.
 #[async_trait::async_trait]
 pub(super) trait Sink: Send + Sync + 'static {
-    /// Delivers events, or loses and counts them. `last`: there is no time for another attempt.
-    async fn deliver(&self, batch: Vec<String>, last: bool);
+    /// Delivers events, or loses and counts them; whether it has them. `last`: there is no time for another attempt.
+    async fn deliver(&self, batch: Vec<String>, last: bool) -> bool;
 }
 
 impl Queue {
@@ -139,7 +139,14 @@ impl Queue {
             if batch.is_empty() {
                 return;
             }
-            sink.deliver(std::mem::take(&mut batch), true).await;
+            if !sink.deliver(std::mem::take(&mut batch), true).await {
+                // It will not take the next ones either, and the process is about to end.
+                while let Ok(event) = receiver.try_recv() {
+                    self.take(1, event.len());
+                    self.metrics.lost("buffered", 1);
+                }
+                return;
+            }
         }
     }
 }
@@ -178,8 +185,9 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Sink for Seen {
-        async fn deliver(&self, batch: Vec<String>, last: bool) {
+        async fn deliver(&self, batch: Vec<String>, last: bool) -> bool {
             self.0.lock().push((batch.len(), last));
+            true
         }
     }
 
@@ -207,6 +215,27 @@ mod tests {
         token.cancel();
         run.await.unwrap();
         assert_eq!(seen.0.lock().last(), Some(&(1, true)));
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    struct Refuses;
+
+    #[async_trait::async_trait]
+    impl Sink for Refuses {
+        async fn deliver(&self, _: Vec<String>, _: bool) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn at_the_end_a_sink_that_refuses_is_asked_once() {
+        let (queue, registry) = queue(|delivery| delivery.max_batch_size = 2);
+        (0..5).for_each(|at| queue.push(at.to_string()));
+        let token = CancellationToken::new();
+        token.cancel();
+        queue.run(Arc::new(Refuses), &Ctx::for_test(token)).await;
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        assert!(text.contains("apiserver_audit_error_total{plugin=\"buffered\"} 3"), "{text}");
         assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
     }
 
