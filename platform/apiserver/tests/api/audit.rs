@@ -81,10 +81,6 @@ async fn from_outside(server: &Server, method: Method, path: &str, headers: &[(&
     server.api.handle(request.body(Body::empty()).unwrap()).await
 }
 
-fn exposition(server: &Server) -> String {
-    prometheus::TextEncoder::new().encode_to_string(&server.registry.gather()).unwrap()
-}
-
 #[tokio::test]
 async fn a_write_is_written_down_whole() {
     let audited = Audited::new();
@@ -214,7 +210,7 @@ async fn events_are_counted_and_what_nobody_keeps_is_not_made() {
     server.get("/api/v1/namespaces/default/pods").await;
     assert!(audited.events().is_empty());
     server.get(CONFIG_MAPS).await;
-    let text = exposition(&server);
+    let text = server.exposition();
     for line in [
         "apiserver_audit_event_total 2",
         "apiserver_audit_level_total{level=\"RequestResponse\"} 1",
@@ -236,7 +232,7 @@ async fn a_strict_log_that_cannot_be_written_stops_requests() {
         let server = Server::start_with(config).await;
         let answer = server.get(CONFIG_MAPS).await;
         assert_eq!(answer.code, code, "{}", answer.text);
-        let text = exposition(&server);
+        let text = server.exposition();
         assert!(text.contains("apiserver_audit_error_total{plugin=\"log\"} "), "{text}");
         let rejected = u8::from(code == 500);
         assert!(text.contains(&format!("apiserver_audit_requests_rejected_total {rejected}")), "{text}");

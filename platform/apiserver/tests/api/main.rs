@@ -7,6 +7,7 @@ mod remote;
 mod aggregation;
 mod audit;
 mod conversion;
+mod metrics;
 mod objects;
 mod protobuf;
 mod refusals;

@@ -252,6 +252,27 @@ async fn what_webhooks_say_for_the_audit_log_is_there() {
 }
 
 #[tokio::test]
+async fn clients_that_do_not_wait_are_counted_and_written_down() {
+    let audited = Audited::new();
+    let server = Server::start_with(audited.config()).await;
+    let remote = Remote::start(|_, review| async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        allow(&review)
+    })
+    .await;
+    let _m = register(&server, false, "slow", vec![hook("slow.example.com", remote.client_config("/"), json!({}))]).await;
+    let body = map("m");
+    let posted = tokio::time::timeout(Duration::from_millis(300), server.post(CONFIG_MAPS, &body)).await;
+    assert!(posted.is_err(), "the webhook takes longer");
+    let event = audited.events().pop().unwrap();
+    assert_eq!((&event["stage"], &event["objectRef"]["name"]), (&json!("ResponseComplete"), &json!("m")));
+    assert_eq!(event["responseStatus"]["message"], "Connection closed early");
+    let text = server.exposition();
+    let labels = r#"group="",resource="configmaps",scope="resource",subresource="",verb="POST",version="v1""#;
+    assert!(text.contains(&format!("apiserver_request_aborts_total{{{labels}}} 1")), "{text}");
+}
+
+#[tokio::test]
 async fn what_webhooks_add_is_defaulted_and_checked() {
     let server = Server::start().await;
     let remote = Remote::start(|_, review| async move {
