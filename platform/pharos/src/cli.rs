@@ -19,7 +19,7 @@ pub enum Command {
     /// Run a control plane, and a node beside it
     Server(Box<ServerOptions>),
     /// Run a node that joins a server
-    Agent(AgentOptions),
+    Agent(Box<AgentOptions>),
     /// Work with the images of this node
     Image {
         #[command(subcommand)]

@@ -55,7 +55,7 @@ fn run() -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Server(options) => server::run(*options).await,
-            Command::Agent(options) => agent::run(options).await,
+            Command::Agent(options) => agent::run(*options).await,
             Command::Image { command } => commands::image::run(command).await,
             Command::Kubeconfig(options) => commands::kubeconfig::run(&options),
             Command::Token { command, client } => commands::token::run(command, &client).await,
