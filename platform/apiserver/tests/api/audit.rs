@@ -20,7 +20,8 @@ use crate::{
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// Keeps ConfigMaps of the namespace `default` whole, but for who manages which field, and of Secrets the metadata.
+/// Keeps ConfigMaps of the namespace `default` whole, but for who manages which field, and of Secrets, and pods of the namespace
+/// `strict`, the metadata.
 const POLICY: &str = "
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -31,6 +32,9 @@ rules:
   resources: [{group: '', resources: [configmaps]}]
 - level: Metadata
   resources: [{group: '', resources: [secrets]}]
+- level: Metadata
+  namespaces: [strict]
+  resources: [{group: '', resources: [pods]}]
 ";
 
 /// Files of a server that audits.
