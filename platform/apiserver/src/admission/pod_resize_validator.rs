@@ -56,8 +56,14 @@ mod tests {
 
     #[test]
     fn pods_fit_their_node() {
-        let node = |system: &str| json!({"metadata": {"labels": {"kubernetes.io/os": system}}, "status": {"allocatable": {"cpu": "2", "memory": "1Ki"}}});
-        let pod = |cpu: &str, memory: &str| json!({"spec": {"containers": [{"resources": {"requests": {"cpu": cpu, "memory": memory}}}], "overhead": {"cpu": "100m"}}});
+        let node = |system: &str| {
+            let allocatable = json!({"cpu": "2", "memory": "1Ki"});
+            json!({"metadata": {"labels": {"kubernetes.io/os": system}}, "status": {"allocatable": allocatable}})
+        };
+        let pod = |cpu: &str, memory: &str| {
+            let container = json!({"resources": {"requests": {"cpu": cpu, "memory": memory}}});
+            json!({"spec": {"containers": [container], "overhead": {"cpu": "100m"}}})
+        };
         for (pod, system, wanted) in [
             (pod("1900m", "1Ki"), "linux", Ok(())),
             (

@@ -459,7 +459,10 @@ mod tests {
 
     #[test]
     fn one_pod_of_each_controller_comes_first() {
-        let owned = |name: &str, uid: &str| json!({"metadata": {"name": name, "ownerReferences": [{"uid": "other"}, {"uid": uid, "controller": true}]}});
+        let owned = |name: &str, uid: &str| {
+            let owners = json!([{"uid": "other"}, {"uid": uid, "controller": true}]);
+            json!({"metadata": {"name": name, "ownerReferences": owners}})
+        };
         let mut queue = Queue::default();
         for pod in [owned("a1", "a"), owned("a2", "a"), json!({"metadata": {"name": "b"}}), owned("c1", "c")] {
             queue.push(pod);

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream};
 use http::{HeaderValue, Method};
 use parking_lot::Mutex;
 use pharos_store::{Cache, Item, Scope, Start, Subscription};
-use pharos_telemetry::{Ctx, backoff::Backoff};
+use pharos_telemetry::{Backoff, Ctx};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

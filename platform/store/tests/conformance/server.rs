@@ -21,17 +21,25 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (client, peer) = (free(), free());
-        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        let (client, peer) = (port(&client), port(&peer));
-        let mut server = Self { dir: tempfile::tempdir().unwrap(), client, peer, process: None };
-        server.run().await;
-        server
+        let mut why = String::new();
+        for _ in 0..5 {
+            // Somebody else may take a port before etcd does.
+            let [client, peer] = ports();
+            let mut server = Self { dir: tempfile::tempdir().unwrap(), client, peer, process: None };
+            match server.try_run().await {
+                Ok(()) => return server,
+                Err(error) => why = error,
+            }
+        }
+        panic!("{why}");
     }
 
-    /// Starts it, at first or again, and waits until it listens.
+    /// Starts it again, and waits until it listens.
     pub(crate) async fn run(&mut self) {
+        self.try_run().await.unwrap();
+    }
+
+    async fn try_run(&mut self) -> Result<(), String> {
         let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(program());
@@ -40,19 +48,17 @@ impl Server {
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("test={peer}")]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut process = command.spawn().unwrap();
+        let process = self.process.insert(command.spawn().unwrap());
         for _ in 0..400 {
             if let Some(status) = process.try_wait().unwrap() {
-                panic!("etcd ended with {status}: {}", self.log());
+                return Err(format!("etcd ended with {status}: {}", self.log()));
             }
             if tokio::net::TcpStream::connect(("127.0.0.1", self.client)).await.is_ok() {
-                self.process = Some(process);
-                return;
+                return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let _ = process.kill();
-        panic!("etcd does not listen: {}", self.log());
+        Err(format!("etcd does not listen: {}", self.log()))
     }
 
     /// Ends it as a crash would.
@@ -99,6 +105,12 @@ impl Drop for Server {
             let _ = process.wait();
         }
     }
+}
+
+/// Two ports that nobody listens on.
+fn ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// The etcd of this machine: in the `PATH`, or where the comparison with upstream keeps its programs.

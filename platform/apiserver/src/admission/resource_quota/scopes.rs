@@ -103,7 +103,10 @@ mod tests {
         let crossing = json!({"spec": {"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
             {"podAffinityTerm": {"namespaceSelector": {}}}]}}}});
         let scopes = |scopes: Value| json!({"spec": {"scopes": scopes}});
-        let select = |scope: &str, operator: &str, values: &[&str]| json!({"spec": {"scopeSelector": {"matchExpressions": [{"scopeName": scope, "operator": operator, "values": values}]}}});
+        let select = |scope: &str, operator: &str, values: &[&str]| {
+            let expression = json!({"scopeName": scope, "operator": operator, "values": values});
+            json!({"spec": {"scopeSelector": {"matchExpressions": [expression]}}})
+        };
         // A quota, and whether its scopes contain each of the three pods.
         for (quota, wanted) in [
             (json!({"spec": {}}), [true, true, true]),
