@@ -36,6 +36,7 @@ use crate::{
     background::{self, CachedObjects, Uses},
     bootstrap,
     call::Call,
+    carry::carry,
     flowcontrol::{self, Classified, FlowControl, Seat},
     metrics::{self, Metrics, Series},
     mount::{ApiGroup, Mount, Mounted, Mounts},
@@ -372,7 +373,7 @@ impl Api {
         if long_running {
             let open = Open::new(series.longrunning(&self.0.metrics));
             let response = self.route(request, user, arrival, seat).await?;
-            return Ok(response.map(|body| open.keep(body)));
+            return Ok(response.map(|body| carry(body, open)));
         }
         let mutating = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let metrics = &self.0.metrics;
@@ -649,7 +650,7 @@ impl Api {
 /// A request whose answer's body is still being made is served until that ends; of a watch the beginning is enough.
 fn held(response: Response, info: &RequestInfo, seat: Option<Seat>) -> Response {
     match seat {
-        Some(seat) if info.verb != "watch" => response.map(|body| flowcontrol::hold(body, seat)),
+        Some(seat) if info.verb != "watch" => response.map(|body| carry(body, seat)),
         _ => response,
     }
 }
@@ -770,11 +771,6 @@ impl Open {
     fn new(gauge: IntGauge) -> Self {
         gauge.inc();
         Open(gauge)
-    }
-
-    /// Stays open until a body's end.
-    fn keep(self, body: Body) -> Body {
-        if body.as_bytes().is_some() { body } else { audit::carry(body, self) }
     }
 }
 

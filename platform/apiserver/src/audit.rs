@@ -21,7 +21,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use pharos_telemetry::{Clock, Ctx, logs::Writer};
-use pharos_transport::{Body, Peer, Response};
+use pharos_transport::{Peer, Response};
 use prometheus::Registry;
 use serde_json::{Value, json, value::RawValue};
 use tokio_util::task::TaskTracker;
@@ -33,7 +33,7 @@ use event::Event;
 use metrics::Metrics;
 use policy::{Decision, Level, Stage};
 
-use crate::{Error, Result, authn::UserInfo, request::RequestInfo, status::Status};
+use crate::{Error, Result, authn::UserInfo, carry::carry, request::RequestInfo, status::Status};
 
 /// Key and value of what a patch of a mutating webhook is kept under: only from level Request up, for it holds what is written.
 const PATCH_PREFIX: &str = "patch.webhook.admission.k8s.io/";
@@ -582,16 +582,6 @@ fn forget_managed_fields(object: &mut Value) {
             }
         }
     }
-}
-
-/// Lets a body carry what is to be dropped at its end.
-pub(crate) fn carry<T: Send + 'static>(body: Body, carried: T) -> Body {
-    let long_running = body.is_long_running();
-    let stream = futures::StreamExt::inspect(body.into_stream(), move |_| {
-        let _ = &carried;
-    });
-    let body = Body::stream(stream);
-    if long_running { body.long_running() } else { body }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod options;
 mod negotiate;
 mod body;
 mod respond; // how they are answered,
+mod carry;
 mod status;
 pub mod authn; // who asks,
 pub mod authz; // and whether they may;

@@ -136,7 +136,8 @@ pub fn build_info(registries: &Registries, component: &str) -> anyhow::Result<()
 fn exposition(registries: &Registries) -> Result<String, prometheus::Error> {
     let mut families = registries.of("apiserver").gather();
     let stored = registries.of("store").gather();
-    families.extend(stored.into_iter().filter(|family| family.name().starts_with("apiserver_")));
+    let is_upstreams = |name: &str| name.starts_with("apiserver_") || name.starts_with("etcd_");
+    families.extend(stored.into_iter().filter(|family| is_upstreams(family.name())));
     prometheus::TextEncoder::new().encode_to_string(&families)
 }
 
