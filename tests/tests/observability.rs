@@ -42,7 +42,12 @@ fn grafanas_own_calls_get_data() {
     let loki = "/observe/loki/loki/api/v1";
     let health = get(&cluster, &format!("{loki}/query?query=vector(1)%2Bvector(1)")).unwrap();
     assert_eq!(health["data"]["result"][0]["value"][1], "2", "{health}");
-    for selector in ["{component=\"apiserver\"}", "{namespace=\"default\",container=\"web\"}", "{job=\"kubernetes-events\"}"] {
+    for selector in [
+        "{component=\"apiserver\"}",
+        "{namespace=\"default\",container=\"web\"}",
+        "{job=\"kubernetes-events\"}",
+        "{job=\"audit\"}",
+    ] {
         eventually(&format!("log lines of {selector}"), Duration::from_secs(30), || {
             let encoded =
                 selector.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace('=', "%3D").replace(',', "%2C");

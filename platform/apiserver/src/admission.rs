@@ -10,10 +10,12 @@ use serde_json::Value;
 
 use crate::{
     api::Api,
+    audit::Audit,
     authn::UserInfo,
     call::Call,
     options::{DeleteOptions, WriteOptions},
     status::Status,
+    took::Took,
 };
 use pharos_api::registry::Kind;
 
@@ -21,6 +23,7 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod limit_ranger;
+mod metrics;
 mod namespace_lifecycle;
 mod persistent_volume_claim_resize;
 mod pod_resize_validator;
@@ -34,6 +37,9 @@ mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 pub(crate) mod webhook;
+
+pub(crate) use metrics::Metrics;
+use metrics::{Lap, Plugin, Step};
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +75,10 @@ pub(crate) struct Attributes<'a> {
     pub(crate) options: Options<'a>,
     /// What the client is told on the side.
     pub(crate) warnings: &'a Mutex<Vec<String>>,
+    /// What is written down of the request: annotations go there.
+    pub(crate) audit: &'a Audit,
+    /// How long webhooks took of it is added here.
+    pub(crate) elsewhere: &'a Took,
 }
 
 impl Attributes<'_> {
@@ -84,6 +94,8 @@ impl Attributes<'_> {
             operation: Operation::Create,
             options: Options::Create(options),
             warnings: &call.warnings,
+            audit: &call.audit,
+            elsewhere: &call.elsewhere,
         }
     }
 
@@ -100,12 +112,6 @@ impl Attributes<'_> {
         }
     }
 
-    /// Tells the audit log something about the request.
-    fn annotate(&self, key: &str, value: &str) {
-        let Attributes { namespace, name, .. } = self;
-        tracing::debug!(key, value, namespace, name, "audit annotation of an admission plugin");
-    }
-
     /// 403 with upstream's `pods "a" is forbidden: …`.
     pub(crate) fn forbidden(&self, why: &str) -> Status {
         crate::status::forbidden(&self.kind.group, &self.kind.plural, self.name, why)
@@ -114,12 +120,25 @@ impl Attributes<'_> {
 
 /// Changes the object of a create or update, or refuses it.
 pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    let mut lap = attributes.api.0.admission.begin(Step::Admit, attributes.operation);
+    let outcome = mutate_with(attributes, object, old, &mut lap).await;
+    lap.end(outcome)
+}
+
+async fn mutate_with(
+    attributes: &Attributes<'_>,
+    object: &mut Value,
+    old: Option<&Value>,
+    lap: &mut Lap<'_>,
+) -> Result<(), Status> {
     let mut mutation = webhook::Mutation::default();
-    builtin(attributes, object, old).await?;
-    if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
+    builtin(attributes, object, old, lap).await?;
+    let changed = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
+    if lap.done(Plugin::MutatingAdmissionWebhook, changed)? {
         // What a webhook has added is subject to the plugins too, and webhooks that ask for it see what others did.
-        builtin(attributes, object, old).await?;
-        webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
+        builtin(attributes, object, old, lap).await?;
+        let again = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
+        lap.done(Plugin::MutatingAdmissionWebhook, again)?;
     }
     Ok(())
 }
@@ -127,25 +146,37 @@ pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old:
 /// Reviews what is no object of its own: the body of a subresource, the options of a connection.
 pub(crate) async fn review(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
     let mut mutation = webhook::Mutation::default();
+    let mut lap = attributes.api.0.admission.begin(Step::Admit, attributes.operation);
     pod_topology_labels::mutate(attributes, object);
-    if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
-        webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
+    lap.done(Plugin::PodTopologyLabels, Ok::<_, Status>(()))?;
+    let changed = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
+    if lap.done(Plugin::MutatingAdmissionWebhook, changed)? {
+        let again = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
+        lap.done(Plugin::MutatingAdmissionWebhook, again)?;
     }
-    webhook::validate(attributes, Some(object), old).await
+    lap.end(Ok::<_, Status>(()))?;
+    let mut lap = attributes.api.0.admission.begin(Step::Validate, attributes.operation);
+    let outcome = webhook::validate(attributes, Some(object), old).await;
+    let outcome = lap.done(Plugin::ValidatingAdmissionWebhook, outcome);
+    lap.end(outcome)
 }
 
-async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    namespace_lifecycle::admit(attributes).await?;
-    limit_ranger::mutate(attributes, object).await?;
-    service_account::mutate(attributes, object).await?;
+async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>, lap: &mut Lap<'_>) -> Result<(), Status> {
+    lap.done(Plugin::NamespaceLifecycle, namespace_lifecycle::admit(attributes).await)?;
+    lap.done(Plugin::LimitRanger, limit_ranger::mutate(attributes, object).await)?;
+    lap.done(Plugin::ServiceAccount, service_account::mutate(attributes, object).await)?;
     taint_nodes_by_condition::mutate(attributes, object);
-    priority::mutate(attributes, object, old).await?;
+    lap.done(Plugin::TaintNodesByCondition, Ok::<_, Status>(()))?;
+    lap.done(Plugin::Priority, priority::mutate(attributes, object, old).await)?;
     default_toleration_seconds::mutate(attributes, object);
-    runtime_class::mutate(attributes, object).await?;
-    default_storage_class::mutate(attributes, object).await?;
+    lap.done(Plugin::DefaultTolerationSeconds, Ok::<_, Status>(()))?;
+    lap.done(Plugin::RuntimeClass, runtime_class::mutate(attributes, object).await)?;
+    lap.done(Plugin::DefaultStorageClass, default_storage_class::mutate(attributes, object).await)?;
     storage_object_in_use_protection::mutate(attributes, object);
-    default_ingress_class::mutate(attributes, object).await?;
+    lap.done(Plugin::StorageObjectInUseProtection, Ok::<_, Status>(()))?;
+    lap.done(Plugin::DefaultIngressClass, default_ingress_class::mutate(attributes, object).await)?;
     pod_topology_labels::mutate(attributes, object);
+    lap.done(Plugin::PodTopologyLabels, Ok::<_, Status>(()))?;
     crate::authz_hooks::mutate(attributes, object);
     Ok(())
 }
@@ -153,16 +184,36 @@ async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&V
 /// Refuses what must not be written or deleted. `object` is `None` for deletes.
 pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
     if attributes.operation == Operation::Delete {
-        namespace_lifecycle::admit(attributes).await?;
-        webhook::mutate(attributes, &mut webhook::Mutation::default(), None, old).await?;
+        let mut lap = attributes.api.0.admission.begin(Step::Admit, attributes.operation);
+        let outcome = lap.done(Plugin::NamespaceLifecycle, namespace_lifecycle::admit(attributes).await);
+        let outcome = match outcome {
+            Ok(()) => {
+                let asked = webhook::mutate(attributes, &mut webhook::Mutation::default(), None, old).await;
+                lap.done(Plugin::MutatingAdmissionWebhook, asked).map(drop)
+            }
+            refused => refused,
+        };
+        lap.end(outcome)?;
     }
+    let mut lap = attributes.api.0.admission.begin(Step::Validate, attributes.operation);
+    let outcome = validate_with(attributes, object, old, &mut lap).await;
+    lap.end(outcome)
+}
+
+async fn validate_with(
+    attributes: &Attributes<'_>,
+    object: Option<&Value>,
+    old: Option<&Value>,
+    lap: &mut Lap<'_>,
+) -> Result<(), Status> {
     if let Some(object) = object {
-        limit_ranger::validate(attributes, object, old).await?;
-        pod_security::validate(attributes, object, old).await?;
-        priority::validate(attributes, object).await?;
-        persistent_volume_claim_resize::validate(attributes, object, old).await?;
-        pod_resize_validator::validate(attributes, object, old).await?;
+        lap.done(Plugin::LimitRanger, limit_ranger::validate(attributes, object, old).await)?;
+        lap.done(Plugin::PodSecurity, pod_security::validate(attributes, object, old).await)?;
+        lap.done(Plugin::Priority, priority::validate(attributes, object).await)?;
+        let resized = persistent_volume_claim_resize::validate(attributes, object, old).await;
+        lap.done(Plugin::PersistentVolumeClaimResize, resized)?;
+        lap.done(Plugin::PodResizeValidator, pod_resize_validator::validate(attributes, object, old).await)?;
     }
-    crate::authz_hooks::admit(attributes, object, old)?;
-    webhook::validate(attributes, object, old).await
+    lap.done(Plugin::NodeRestriction, crate::authz_hooks::admit(attributes, object, old))?;
+    lap.done(Plugin::ValidatingAdmissionWebhook, webhook::validate(attributes, object, old).await)
 }

@@ -13,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::{HeaderValue, Method};
-use pharos_api::registry::Kind;
+use jiff::Timestamp;
 use pharos_store::{CacheMetrics, Store};
 use pharos_telemetry::{Clock, Component, Ctx, health::Health, traces};
 use pharos_transport::{Body, BoxError, Handler, Io, Peer, ReadError, Request, Response, proxy};
-use prometheus::{IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -25,17 +25,20 @@ use tracing::Instrument as _;
 use crate::{
     Config, Error, Result,
     admission::{
+        self,
         pod_security::PodSecurity,
         webhook::{self, Webhooks},
     },
     aggregation::{self, Aggregation},
+    audit::{self, Audit, Auditor},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
     background::{self, CachedObjects, Uses},
     bootstrap,
     call::Call,
+    carry::carry,
     flowcontrol::{self, Classified, FlowControl, Seat},
-    metrics::{Labels, Metrics},
+    metrics::{self, Metrics, Series},
     mount::{ApiGroup, Mount, Mounted, Mounts},
     negotiate, nonresource,
     outbound::Outbound,
@@ -49,6 +52,7 @@ use crate::{
         allocator::{Allocator, Network},
     },
     subresources::{self, connect},
+    took::Took,
     verbs,
 };
 
@@ -93,6 +97,8 @@ pub(crate) struct Inner {
     pub(crate) gather: Arc<dyn Fn() -> Result<String, prometheus::Error> + Send + Sync>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
+    pub(crate) admission: admission::Metrics,
+    pub(crate) auditor: Auditor,
     pub(crate) mounts: Mounts,
     pub(crate) allocator: Allocator,
     pub(crate) custom: crate::custom::Custom,
@@ -107,15 +113,41 @@ pub(crate) struct Inner {
     writes: TaskTracker,
 }
 
-/// A request as it came.
+/// A request as it came, and what goes along with it to its end.
 struct Arrival<'a> {
     info: &'a Arc<RequestInfo>,
     query: &'a Query,
-    labels: &'a Labels<'a>,
+    series: &'a Series,
     audit_id: &'a str,
     at: Instant,
+    /// The same as a date, if anything is audited.
+    received: Timestamp,
     /// What it was taken for, once that is known.
     classified: OnceLock<Classified>,
+    /// Set once it is known who asks, if anything is to be kept.
+    audit: OnceLock<audit::Guard>,
+    /// How long it waited for its turn and for admission webhooks.
+    elsewhere: Took,
+}
+
+impl<'a> Arrival<'a> {
+    fn new(api: &Api, info: &'a Arc<RequestInfo>, query: &'a Query, series: &'a Series, audit_id: &'a str) -> Self {
+        Arrival {
+            info,
+            query,
+            series,
+            audit_id,
+            at: Instant::now(),
+            received: if api.0.auditor.is_on() { api.0.clock.now() } else { Timestamp::UNIX_EPOCH },
+            classified: OnceLock::new(),
+            audit: OnceLock::new(),
+            elsewhere: Took::default(),
+        }
+    }
+
+    fn audit(&self) -> &Audit {
+        self.audit.get().map_or(&audit::NOTHING, |guard| &**guard)
+    }
 }
 
 /// The user of an in-process request. Only [`Service`] can make one.
@@ -154,6 +186,8 @@ impl Api {
             gather: parts.gather,
             clock: parts.clock.clone(),
             metrics: Metrics::new(registry)?,
+            admission: admission::Metrics::new(registry)?,
+            auditor: Auditor::new(&config.audit, parts.clock.clone(), registry)?,
             mounts: Mounts::default(),
             allocator: Allocator::new(networks, config.service_node_port_range.clone()),
             custom: crate::custom::Custom::default(),
@@ -212,14 +246,26 @@ impl Api {
         self.0.authenticator.get().expect("set when the core is built")
     }
 
+    /// Counts TLS handshakes with this server that failed, for whoever makes them.
+    #[must_use]
+    pub fn tls_handshake_errors(&self) -> IntCounter {
+        self.0.metrics.tls_handshake_errors.clone()
+    }
+
+    /// The series a request is counted in.
+    fn series(&self, info: &RequestInfo, query: &Query, headers: &http::HeaderMap) -> Arc<Series> {
+        let kind = info.is_resource.then(|| self.0.resources.lookup(&info.group, &info.version, &info.resource)).flatten();
+        self.0.metrics.series(info, kind.as_deref(), metrics::verb(info, headers), metrics::dry_run(query))
+    }
+
     /// Answers one request.
     pub async fn handle(&self, mut request: Request) -> Response {
         let audit_id = audit_id(request.headers());
-        let start = Instant::now();
         let query = Query::parse(request.uri().query());
         let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
-        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
-        let labels = Labels::new(&info, known, query.get("dryRun") == Some("All"));
+        let series = self.series(&info, &query, request.headers());
+        let arrival = Arrival::new(self, &info, &query, &series, &audit_id);
+        let abandoned = Abandoned(Some((&self.0.metrics, &series)));
         let span = tracing::debug_span!(
             "request",
             request_id = audit_id,
@@ -231,13 +277,19 @@ impl Api {
         // Looked at only if there is something to refuse.
         let accept: Vec<HeaderValue> = request.headers().get_all(http::header::ACCEPT).iter().cloned().collect();
         let trusted = request.extensions_mut().remove::<Trusted>();
-        let (query, labels, audit_id) = (&query, &labels, audit_id.as_str());
-        let arrival = Arrival { info: &info, query, labels, audit_id, at: start, classified: OnceLock::new() };
         let answered = self.admitted(request, trusted, &arrival).instrument(span);
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
+        let Arrival { at, classified, audit, elsewhere, .. } = arrival;
+        let audit = audit.into_inner();
+        let has_panicked = answered.is_err();
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::status(&status, negotiate::of_status(&accept)),
+            Ok(Err(status)) => {
+                if let Some(audit) = &audit {
+                    audit.refused(&status);
+                }
+                respond::status(&status, negotiate::of_status(&accept))
+            }
             Err(_) => {
                 self.0.metrics.panics.inc();
                 tracing::error!(request_id = audit_id, verb = info.verb, kind = info.resource, "request panicked");
@@ -246,27 +298,49 @@ impl Api {
             }
         };
         let size = http_body::Body::size_hint(response.body()).exact();
-        self.0.metrics.finished(labels, response.status().as_u16(), start.elapsed(), size);
-        if let Some(classified) = arrival.classified.get() {
+        series.finished(&self.0.metrics, response.status().as_u16(), at.elapsed(), elsewhere.get(), size);
+        abandoned.disarm();
+        if let Some(classified) = classified.get() {
             classified.write(response.headers_mut());
         }
-        if let Ok(value) = HeaderValue::from_str(audit_id) {
+        if let Some(audit) = audit {
+            response = if has_panicked {
+                audit.panicked(&info.path).await;
+                audit.disarm();
+                response
+            } else {
+                audit::finish(audit, response, info.long_running()).await
+            };
+        }
+        if let Ok(value) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert("audit-id", value);
         }
         response
     }
 
-    /// Finds out who asks; from then on the request is traced.
+    /// Finds out who asks; from then on the request is audited and traced.
     async fn admitted(&self, mut request: Request, trusted: Option<Trusted>, arrival: &Arrival<'_>) -> Result<Response, Status> {
         let in_process = trusted.is_some();
+        let peer = request.extensions().get::<Peer>().cloned();
         let user = match trusted {
-            Some(Trusted(user)) => user,
-            None => {
-                let peer = request.extensions().get::<Peer>().cloned();
-                self.identify(request.headers_mut(), peer.as_ref())?
-            }
+            Some(Trusted(user)) => Arc::new(user),
+            None => self.authenticate(request.headers(), request.uri(), peer.as_ref(), arrival).await?,
         };
+        self.audit(&user, request.headers(), request.uri(), peer.as_ref(), arrival, arrival.info);
+        arrival.audit().received().await?;
+        if user.username == authn::API_SERVER {
+            arrival.series.own(&self.0.metrics);
+        }
+        // Whoever it was that authenticated, not whom they act as.
         let privileged = user.groups.iter().any(|group| group == authz::SYSTEM_MASTERS || group == SYSTEM_MONITORING);
+        let user = if in_process {
+            Arc::unwrap_or_clone(user)
+        } else {
+            self.impersonate(request.headers_mut(), &user, arrival.audit())?
+        };
+        if arrival.audit().is_on() {
+            request.extensions_mut().insert(arrival.audit().clone());
+        }
         let span = traces::request_span(request.headers(), privileged, || describe(&request, arrival.info, arrival.audit_id));
         let answered = self.limited(request, user, in_process, arrival).instrument(span.clone()).await;
         let code = match &answered {
@@ -285,7 +359,7 @@ impl Api {
         in_process: bool,
         arrival: &Arrival<'_>,
     ) -> Result<Response, Status> {
-        let Arrival { info, query, labels, at, .. } = *arrival;
+        let Arrival { info, query, series, at, .. } = *arrival;
         let long_running = info.long_running();
         let allowed = if long_running { self.0.config.request_timeout } else { self.time_allowed(query)? };
         // What keeps the cluster going is never turned away. Of what has no end, only how it begins is limited.
@@ -295,24 +369,24 @@ impl Api {
             let wait_until = flowcontrol::waits_until(at, allowed);
             self.admit(&user, arrival, wait_until).await?
         };
-        self.authorize(&user, info, query)?;
+        self.authorize(&user, info, query, arrival.audit())?;
         if long_running {
-            let gauge = self.0.metrics.longrunning.with_label_values(&labels.shape());
-            let open = Open::new(gauge);
-            let response = self.route(request, user, info, query, seat).await?;
-            return Ok(response.map(|body| open.keep(body)));
+            let open = Open::new(series.longrunning(&self.0.metrics));
+            let response = self.route(request, user, arrival, seat).await?;
+            return Ok(response.map(|body| carry(body, open)));
         }
         let mutating = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let gauge = self.0.metrics.inflight.with_label_values(&[if mutating { "mutating" } else { "readOnly" }]);
-        let _open = Open::new(gauge);
+        let metrics = &self.0.metrics;
+        let gauge = if mutating { &metrics.mutating_inflight } else { &metrics.readonly_inflight };
+        let _open = Open::new(gauge.clone());
         let mut deadline = at + allowed;
         if mutating {
             deadline = deadline.min(Instant::now() + MUTATING_TIMEOUT);
         }
-        match tokio::time::timeout_at(deadline, self.route(request, user, info, query, seat)).await {
+        match tokio::time::timeout_at(deadline, self.route(request, user, arrival, seat)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                self.0.metrics.terminated(labels, "504");
+                series.terminated(metrics, "504");
                 Err(status::timeout("Timeout: request did not complete within the allotted timeout"))
             }
         }
@@ -331,32 +405,69 @@ impl Api {
 
     /// Waits until it is a request's turn.
     async fn admit(&self, user: &UserInfo, arrival: &Arrival<'_>, wait_until: Instant) -> Result<Option<Seat>, Status> {
-        let Arrival { info, query, labels, .. } = *arrival;
+        let Arrival { info, query, series, .. } = *arrival;
         let note = |classified| drop(arrival.classified.set(classified));
+        let begun = Instant::now();
         let admitted = self.0.flowcontrol.admit(self, user, info, query, wait_until, note).await;
+        arrival.elsewhere.add(begun.elapsed());
         admitted.map_err(|rejected| {
-            self.0.metrics.terminated(labels, "429");
+            series.terminated(&self.0.metrics, "429");
             status::too_many_requests("Too many requests, please try again later.", rejected.retry_after_seconds)
         })
     }
 
-    /// Who sends a request that came from outside.
-    fn identify(&self, headers: &mut http::HeaderMap, peer: Option<&Peer>) -> Result<UserInfo, Status> {
+    /// Who sends a request that came from outside. One whose credentials are not good leaves one event.
+    async fn authenticate(
+        &self,
+        headers: &http::HeaderMap,
+        uri: &http::Uri,
+        peer: Option<&Peer>,
+        arrival: &Arrival<'_>,
+    ) -> Result<Arc<UserInfo>, Status> {
         let certificates = peer.map(|peer| peer.certificates.as_ref()).unwrap_or_default();
-        let user = self.authenticator().authenticate(headers, certificates).map_err(|error| {
-            tracing::debug!(error = &error as &dyn std::error::Error, "request is not authenticated");
-            status::unauthorized()
-        })?;
-        let wish = impersonation::Request::read(headers).map_err(impersonation_refused)?;
-        impersonation::Request::strip(headers);
-        authn::strip_credentials(headers);
-        match wish {
-            None => Ok(UserInfo::clone(&user)),
-            Some(wish) => wish.authorize(&user, &self.0.authorizer).map_err(impersonation_refused),
+        let error = match self.authenticator().authenticate(headers, certificates) {
+            Ok(user) => return Ok(user),
+            Err(error) => error,
+        };
+        tracing::debug!(error = &error as &dyn std::error::Error, "request is not authenticated");
+        let origin = || audit::Origin::new(arrival.audit_id, uri, headers, peer);
+        let audit = self.0.auditor.begin(None, arrival.info, arrival.received, origin);
+        audit.unauthenticated(headers, !certificates.is_empty()).await;
+        Err(status::unauthorized())
+    }
+
+    /// Begins to gather what is to be kept of a request. `info` says what is asked for as the client says it.
+    fn audit(
+        &self,
+        user: &UserInfo,
+        headers: &http::HeaderMap,
+        uri: &http::Uri,
+        peer: Option<&Peer>,
+        arrival: &Arrival<'_>,
+        info: &RequestInfo,
+    ) {
+        if !self.0.auditor.is_on() {
+            return;
+        }
+        let origin = || audit::Origin::new(arrival.audit_id, uri, headers, peer);
+        let audit = self.0.auditor.begin(Some(user), info, arrival.received, origin);
+        if audit.is_on() {
+            let _ = arrival.audit.set(audit.guard());
         }
     }
 
-    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<(), Status> {
+    /// As whom a user acts, who came from outside: themselves, or whom they impersonate.
+    fn impersonate(&self, headers: &mut http::HeaderMap, user: &UserInfo, audit: &Audit) -> Result<UserInfo, Status> {
+        let wish = impersonation::Request::read(headers).map_err(impersonation_refused)?;
+        impersonation::Request::strip(headers);
+        authn::strip_credentials(headers);
+        let Some(wish) = wish else { return Ok(user.clone()) };
+        let user = wish.authorize(user, &self.0.authorizer).map_err(impersonation_refused)?;
+        audit.impersonates(&user);
+        Ok(user)
+    }
+
+    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<(), Status> {
         let attributes = authz::Attributes {
             user,
             verb: &info.verb,
@@ -371,6 +482,7 @@ impl Api {
             field_selector: query.get("fieldSelector").unwrap_or_default(),
         };
         let decision = self.0.authorizer.authorize(&attributes);
+        audit.authorized(decision.allowed(), decision.reason());
         if decision.allowed() {
             return Ok(());
         }
@@ -384,10 +496,10 @@ impl Api {
         &self,
         mut request: Request,
         user: UserInfo,
-        info: &RequestInfo,
-        query: &Query,
+        arrival: &Arrival<'_>,
         seat: Option<Seat>,
     ) -> Result<Response, Status> {
+        let Arrival { info, query, .. } = *arrival;
         if let Some(remote) = self.0.aggregation.find(&info.path) {
             let response = aggregation::forward(self, &remote, request, &user, info).await?;
             return Ok(held(response, info, seat));
@@ -408,7 +520,7 @@ impl Api {
         if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
             return Err(status::no_such_resource());
         }
-        let mut info = info.clone();
+        let mut info = RequestInfo::clone(info);
         if kind.group.is_empty() && kind.plural == "namespaces" {
             info.namespace.clear(); // Upstream names the namespace itself here, for authorization only.
         }
@@ -436,7 +548,16 @@ impl Api {
             kind,
             warnings: parking_lot::Mutex::default(),
             seat: parking_lot::Mutex::new(seat),
+            audit: arrival.audit().clone(),
+            elsewhere: arrival.elsewhere.clone(),
         };
+        if let Some(deprecated) = arrival.series.deprecated() {
+            call.warn(deprecated.warning);
+            call.audit.annotate("k8s.io/deprecated", "true");
+            if !deprecated.removed_release.is_empty() {
+                call.audit.annotate("k8s.io/removed-release", deprecated.removed_release);
+            }
+        }
         if matches!(head.method, Method::GET | Method::HEAD) {
             return answer(&call).await;
         }
@@ -453,52 +574,64 @@ impl Api {
 
     /// Takes over a connection that asks to be upgraded.
     pub async fn upgrade(&self, request: http::Request<()>, io: Io) {
-        let start = Instant::now();
+        let audit_id = audit_id(request.headers());
         let query = Query::parse(request.uri().query());
-        let mut info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let said = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let mut info = said.clone();
         // Rules name `create` for exec and its like; a WebSocket handshake is a GET only by form.
         if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
             info.verb = "create".into();
         }
         let info = Arc::new(info);
-        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
-        let labels = Labels::new(&info, known, false);
-        let classified = OnceLock::new();
-        let arrival = Arrival { info: &info, query: &query, labels: &labels, audit_id: "", at: start, classified };
-        let code = self.taken_over(request, io, &arrival).await;
-        self.0.metrics.finished(&labels, code, start.elapsed(), None);
+        let series = self.series(&info, &query, request.headers());
+        let arrival = Arrival::new(self, &info, &query, &series, &audit_id);
+        let code = self.taken_over(request, io, &arrival, &said).await;
+        let Arrival { at, audit, .. } = arrival;
+        if let Some(audit) = audit.into_inner() {
+            audit.coded(if code == connect::TAKEN_OVER { 101 } else { code });
+            audit.complete().await;
+            audit.disarm();
+        }
+        series.finished(&self.0.metrics, code, at.elapsed(), Duration::ZERO, None);
     }
 
     /// Serves an upgraded connection to its end, and tells the code of the answer to the request.
-    async fn taken_over(&self, request: http::Request<()>, io: Io, arrival: &Arrival<'_>) -> u16 {
-        let Arrival { info, query, labels, at, .. } = *arrival;
+    async fn taken_over(&self, request: http::Request<()>, io: Io, arrival: &Arrival<'_>, said: &RequestInfo) -> u16 {
+        let Arrival { info, query, at, .. } = *arrival;
         let (mut head, ()) = request.into_parts();
         let peer = head.extensions.get::<Peer>().cloned();
-        let identified = self.identify(&mut head.headers, peer.as_ref());
         let admitted = async {
-            let user = identified?;
+            let user = self.authenticate(&head.headers, &head.uri, peer.as_ref(), arrival).await?;
+            self.audit(&user, &head.headers, &head.uri, peer.as_ref(), arrival, said);
+            arrival.audit().received().await?;
+            let user = self.impersonate(&mut head.headers, &user, arrival.audit())?;
             let seat = if info.verb == "watch" {
                 self.admit(&user, arrival, flowcontrol::waits_until(at, self.0.config.request_timeout)).await?
             } else {
                 None
             };
-            self.authorize(&user, info, query).map(|()| (user, seat))
+            self.authorize(&user, info, query, arrival.audit())?;
+            Ok::<_, Status>((user, seat))
         };
         let (user, seat) = match admitted.await {
             Ok(admitted) => admitted,
-            Err(status) => return refuse(io, status).await,
+            Err(status) => return refuse(io, status, arrival.audit()).await,
         };
-        let _open = Open::new(self.0.metrics.longrunning.with_label_values(&labels.shape()));
+        if arrival.audit().is_on() {
+            head.extensions.insert(arrival.audit().clone());
+        }
+        let _open = Open::new(arrival.series.longrunning(&self.0.metrics));
         if let Some(remote) = self.0.aggregation.find(&info.path) {
             return match aggregation::prepare(self, &remote, &mut head.headers, &user) {
                 Ok(target) => {
+                    arrival.audit().switched().await;
                     let done = proxy::forward_upgrade(http::Request::from_parts(head, ()), io, target).await;
                     if let Err(error) = done {
                         tracing::debug!(error = &error as &dyn std::error::Error, "connection to an api service ended");
                     }
                     connect::TAKEN_OVER
                 }
-                Err(status) => refuse(io, status).await,
+                Err(status) => refuse(io, status, arrival.audit()).await,
             };
         }
         let request = http::Request::from_parts(head, ());
@@ -506,6 +639,7 @@ impl Api {
             let mut request = request;
             set_path(&mut request, &path);
             request.extensions_mut().insert(user);
+            arrival.audit().switched().await;
             mounted.mount.upgrade(request, io).await;
             return connect::TAKEN_OVER;
         }
@@ -516,35 +650,45 @@ impl Api {
 /// A request whose answer's body is still being made is served until that ends; of a watch the beginning is enough.
 fn held(response: Response, info: &RequestInfo, seat: Option<Seat>) -> Response {
     match seat {
-        Some(seat) if info.verb != "watch" => response.map(|body| flowcontrol::hold(body, seat)),
+        Some(seat) if info.verb != "watch" => response.map(|body| carry(body, seat)),
         _ => response,
     }
 }
 
+/// Counts a request whose client goes away before the answer: this is dropped where it stands then.
+struct Abandoned<'a>(Option<(&'a Metrics, &'a Series)>);
+
+impl Abandoned<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if let Some((metrics, series)) = self.0 {
+            series.aborted(metrics);
+        }
+    }
+}
+
 /// Refuses to upgrade a connection; the code of the answer.
-async fn refuse(io: Io, status: Status) -> u16 {
+async fn refuse(io: Io, status: Status, audit: &Audit) -> u16 {
     let code = status.code().as_u16();
+    audit.refused(&status);
+    audit.started().await;
     respond::refuse_upgrade(io, status).await;
     code
 }
 
-/// What is said of kinds that are deprecated, whatever is asked of them (`deprecation.WarningMessage` upstream).
-fn deprecation(kind: &Kind) -> Option<&'static str> {
-    match (&*kind.group, &*kind.version, &*kind.plural) {
-        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        _ => None,
-    }
-}
-
 /// Answers a call and adds the warnings it gathered.
 async fn answer(call: &Call) -> Result<Response, Status> {
-    if let Some(text) = deprecation(&call.kind) {
-        call.warn(text);
-    }
     let mut response = match verbs::dispatch(call).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status, negotiate::of_status(call.headers.get_all(http::header::ACCEPT))),
+        Err(status) => {
+            call.audit.refused(&status);
+            respond::status(&status, negotiate::of_status(call.headers.get_all(http::header::ACCEPT)))
+        }
     };
     for text in call.warnings.lock().drain(..) {
         respond::warn(&mut response, &text);
@@ -628,19 +772,6 @@ impl Open {
         gauge.inc();
         Open(gauge)
     }
-
-    /// Stays open until a body's end.
-    fn keep(self, body: Body) -> Body {
-        if body.as_bytes().is_some() {
-            return body;
-        }
-        let long_running = body.is_long_running();
-        let stream = futures::StreamExt::inspect(body.into_stream(), move |_| {
-            let _ = &self;
-        });
-        let body = Body::stream(stream);
-        if long_running { body.long_running() } else { body }
-    }
 }
 
 impl Drop for Open {
@@ -674,6 +805,7 @@ impl Component for Api {
         self.0.writes.close();
         self.0.writes.wait().await;
         self.0.writes.reopen();
+        self.0.auditor.finish().await;
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub const ALL_AUTHENTICATED: &str = "system:authenticated";
 pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Who sends a request without credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
+/// Who this server's own requests come from.
+pub(crate) const API_SERVER: &str = "system:apiserver";
 /// The WebSocket subprotocol browsers send their token as, for want of headers.
 const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 /// The extra key that names the credential, for audit.

@@ -112,6 +112,7 @@ fn decode(call: &Call, api_version: &str, kind: &str, wanted: Wanted<'_>, valida
     }
     decoded.value["apiVersion"] = Value::String(api_version.to_owned());
     decoded.value["kind"] = Value::String(kind.to_owned());
+    call.audit.request_object(&decoded.value);
     report(call, validation, &decoded.problems, |why| cannot(api_version, kind, why))?;
     Ok(decoded.value)
 }
@@ -171,7 +172,9 @@ pub(crate) fn delete_options(call: &Call) -> Result<Option<Value>, Status> {
     if call.body.is_empty() {
         return Ok(None);
     }
-    read_delete_options(encoding(&call.headers)?, &call.body).map(Some)
+    let options = read_delete_options(encoding(&call.headers)?, &call.body)?;
+    call.audit.request_object(&options);
+    Ok(Some(options))
 }
 
 /// Reads `DeleteOptions` by their types: what is misread here is deleted. Clients send them in many an API version (`v1`,

@@ -18,7 +18,7 @@ use crate::{
 const PARALLEL: usize = 32;
 
 /// The name of the server itself, as upstream's loopback client.
-const MYSELF: &str = "system:apiserver";
+const MYSELF: &str = crate::authn::API_SERVER;
 
 pub(crate) fn myself() -> UserInfo {
     UserInfo::new(MYSELF, [authz::SYSTEM_MASTERS])

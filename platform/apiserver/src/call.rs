@@ -10,12 +10,14 @@ use pharos_store::Scope;
 
 use crate::{
     api::Api,
+    audit::Audit,
     authn::UserInfo,
     flowcontrol::Seat,
     negotiate::{self, Offer, Output},
     options::ListOptions,
     request::{Query, RequestInfo},
     status::{self, Status},
+    took::Took,
 };
 
 /// A request for a resource: who asks for what, of which kind.
@@ -31,6 +33,10 @@ pub(crate) struct Call {
     pub(crate) warnings: Mutex<Vec<String>>,
     /// What lets it be served, for as long as it is; a watch lets go of it once it has begun.
     pub(crate) seat: Mutex<Option<Seat>>,
+    /// What is written down of the request.
+    pub(crate) audit: Audit,
+    /// How long it waited for its turn and for admission webhooks.
+    pub(crate) elsewhere: Took,
 }
 
 impl Call {
@@ -105,6 +111,8 @@ impl Call {
             kind,
             warnings: Mutex::default(),
             seat: Mutex::default(),
+            audit: self.audit.clone(),
+            elsewhere: self.elsewhere.clone(),
         }
     }
 }

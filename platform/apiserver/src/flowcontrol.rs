@@ -17,7 +17,6 @@ mod bootstrap;
 mod debug;
 mod dropped;
 mod estimate;
-mod held;
 mod integrator;
 mod keep;
 mod levels;
@@ -42,7 +41,6 @@ use pharos_telemetry::Clock;
 use prometheus::{IntGauge, Registry};
 use tokio::time::Instant;
 
-pub(crate) use held::hold;
 pub(crate) use keep::{load, maintain, start};
 pub(crate) use watches::{Watches, Watching};
 

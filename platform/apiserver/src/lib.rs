@@ -20,6 +20,7 @@ mod options;
 mod negotiate;
 mod body;
 mod respond; // how they are answered,
+mod carry;
 mod status;
 pub mod authn; // who asks,
 pub mod authz; // and whether they may;
@@ -31,6 +32,7 @@ mod lists;
 mod convert;
 mod names;
 mod call;
+mod took;
 mod verbs; // and what can be done with them.
 mod patches;
 mod managed_fields;
@@ -46,6 +48,7 @@ mod outbound;
 mod aggregation;
 mod bootstrap;
 mod background;
+pub mod audit; // What is written down of it all.
 
 /// What the PodSecurity admission is told.
 pub mod pod_security {
@@ -59,3 +62,4 @@ pub use api::{Api, Parts, Service};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use mount::{ApiGroup, Mount};
+pub use nonresource::version;

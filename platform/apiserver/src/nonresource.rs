@@ -41,7 +41,7 @@ pub(crate) async fn answer(
     }
     match path {
         "/" => Ok(respond::json_document(StatusCode::OK, &json!({"paths": paths(api)}))),
-        "/version" | "/version/" => Ok(respond::json_document(StatusCode::OK, &version(api))),
+        "/version" | "/version/" => Ok(respond::json_document(StatusCode::OK, &version(api.0.config.git_commit))),
         "/metrics" => match (api.0.gather)() {
             Ok(text) => Ok(respond::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)),
             Err(error) => {
@@ -72,13 +72,14 @@ pub(crate) async fn answer(
     }
 }
 
-/// What `/version` says.
-fn version(api: &Api) -> serde_json::Value {
+/// What `/version` says of a server that was built from a commit.
+#[must_use]
+pub fn version(git_commit: &str) -> serde_json::Value {
     json!({
         "major": "1",
         "minor": MINOR,
         "gitVersion": format!("v1.{MINOR}.0+pharos-{}", env!("CARGO_PKG_VERSION")),
-        "gitCommit": api.0.config.git_commit,
+        "gitCommit": git_commit,
         "gitTreeState": "clean",
         "buildDate": option_env!("PHAROS_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
         "goVersion": "none: written in Rust",

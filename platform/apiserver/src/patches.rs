@@ -27,6 +27,7 @@ impl Patch {
         let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let accepted: &[PatchType] = if call.kind.custom { &PatchType::CUSTOM } else { &PatchType::ALL };
         let kind = PatchType::of_content_type(content_type, accepted)?;
+        call.audit.request_patch(&call.body);
         Ok(Patch { kind, body: call.body.clone() })
     }
 

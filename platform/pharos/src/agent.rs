@@ -26,8 +26,8 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     anyhow::ensure!(mistakes.is_empty(), "{}", mistakes.join("\n"));
     let (name, address) = (node::name(&options.node)?, node::address(&options.node)?);
     let registries = Registries::default();
-    let (records, traces) = logging::init(&options.node, &registries, &name)?;
-    server::process_metrics(&registries)?;
+    let logging::Outputs { records, traces, .. } = logging::init(&options.node, &registries, &name)?;
+    server::process_metrics(&registries, "pharos")?;
     let mut supervisor = Supervisor::new(registries.clone(), Health::default(), Clock::system());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, server = options.server, "starting");
 

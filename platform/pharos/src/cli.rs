@@ -4,6 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::audit::AuditOptions;
+
 /// Runs a Kubernetes cluster and shows it.
 #[derive(Debug, Parser)]
 #[command(name = "pharos", version, about, max_term_width = 110)]
@@ -220,6 +222,11 @@ pub struct ServerOptions {
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,
+    #[command(flatten)]
+    pub audit: AuditOptions,
+    /// A TracingConfiguration of apiserver.config.k8s.io: where spans are sent, in place of --otlp-endpoint and --otlp-sampling
+    #[arg(long, env = "PHAROS_TRACING_CONFIG_FILE", overrides_with = "tracing_config_file")]
+    pub tracing_config_file: Option<PathBuf>,
 }
 
 /// Where the objects of a cluster are kept, if not in this server.

@@ -24,7 +24,8 @@ impl Component for Door {
     async fn run(&self, ctx: Ctx) -> Result<(), FrontError> {
         let tls = Tls { certificate: self.identity.clone(), client_roots: Some(self.client_roots.clone()) };
         let config = FrontConfig { addresses: self.addresses.clone(), tls: Some(tls), limits: Limits::default() };
-        let front = Front::bind(config).await?;
+        let failed = self.api.tls_handshake_errors();
+        let front = Front::bind(config).await?.on_handshake_error(move || failed.inc());
         for identity in self.renewed.iter().chain([&self.identity]) {
             let (identity, stopped) = (identity.clone(), ctx.clone());
             ctx.spawn("renew certificate", async move {

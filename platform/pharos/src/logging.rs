@@ -30,17 +30,24 @@ fn with_own_words(text: &str) -> String {
     }
 }
 
+/// The ends of the telemetry of this process.
+pub struct Outputs {
+    /// What components log, for the log index.
+    pub records: logs::Records,
+    /// The way into the same queue for audit events.
+    pub audit: logs::Writer,
+    /// Ends the export of spans.
+    pub traces: Option<traces::Traces>,
+}
+
 /// Sets up logging for the whole process.
 ///
 /// The log index gets everything from `info` up whatever is printed, and more if more is printed. What is exported as spans
 /// does not depend on what is printed.
-pub fn init(
-    options: &NodeOptions,
-    registries: &Registries,
-    node: &str,
-) -> anyhow::Result<(logs::Records, Option<traces::Traces>)> {
+pub fn init(options: &NodeOptions, registries: &Registries, node: &str) -> anyhow::Result<Outputs> {
     let filter = || filter(&options.log_level);
     let (records, queue) = logs::layer(&registries.of("pharos"))?;
+    let audit = records.writer("audit");
     let printed = match options.log_format {
         LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
@@ -60,7 +67,7 @@ pub fn init(
         .with(spans)
         .try_init()
         .context("set up logging")?;
-    Ok((queue, traces))
+    Ok(Outputs { records: queue, audit, traces })
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ mod join; // how a node joins,
 mod observe; // and what else is served there.
 mod files;
 mod logging;
+mod audit;
+mod tracing_config;
 mod demo;
 
 use std::process::ExitCode;

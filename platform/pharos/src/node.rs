@@ -117,6 +117,7 @@ pub async fn start(machine: Machine<'_>, registries: &Registries, supervisor: &m
             node_port_addresses: machine.options.nodeport_addresses.clone(),
             ..ProxyConfig::default()
         };
+        crate::server::build_info(registries, "kube-proxy")?;
         supervisor.launch(ServiceProxy::new(&config, client, &registries.of("kube-proxy"))?)?;
     }
     if let Some(client) = machine.dns {

@@ -18,7 +18,7 @@ use pharos_apiserver::{
 use pharos_controllers::Controllers;
 use pharos_network::Cidr;
 use pharos_scheduler::Scheduler;
-use pharos_telemetry::{Clock, Component as _, Registries, Supervisor, health::Health};
+use pharos_telemetry::{Clock, Component as _, Register as _, Registries, Supervisor, health::Health, logs::Writer};
 use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,20 +31,23 @@ use crate::{
     files::{self, Layout},
     join::{self, Cluster, Join},
     logging, node,
+    tracing_config::Tracing,
 };
 
 /// Runs a server until it is told to stop.
 pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let plan = Plan::check(options)?;
     let registries = Registries::default();
-    let (records, traces) = logging::init(&plan.options.node, &registries, &plan.node)?;
+    let logging::Outputs { records, audit, traces } = logging::init(&plan.options.node, &registries, &plan.node)?;
     let health = Health::default();
     let mut supervisor = Supervisor::new(registries.clone(), health.clone(), Clock::system());
-    process_metrics(&registries)?;
+    process_metrics(&registries, "pharos")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = plan.node, "starting");
 
     let keys = Keys::load(&plan)?;
-    let api = start_api(&plan, &keys, &registries, &health, &mut supervisor).await?;
+    // Without an index nobody would read the queue.
+    let index = plan.runs(Part::Logging).then_some(audit);
+    let api = start_api(&plan, &keys, &registries, &health, index, &mut supervisor).await?;
     let clients = Clients(api.clone());
     let admin = clients.of(UserInfo::new("pharos", ["system:masters"]), "pharos");
     join::publish(&admin, keys.ca.certificate_pem(), &plan.url(plan.advertise)).await?;
@@ -61,9 +64,11 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
 
     let runs = |part| plan.runs(part);
     if runs(Part::Controllers) {
+        build_info(&registries, Controllers::NAME)?;
         start_controllers(&plan, &keys, &clients, &registries, &mut supervisor).await?;
     }
     if runs(Part::Scheduler) {
+        build_info(&registries, "kube-scheduler")?;
         let client = clients.of(UserInfo::new("system:kube-scheduler", ["system:authenticated"]), "kube-scheduler");
         supervisor.launch(Scheduler::new(client, &registries.of("kube-scheduler"))?)?;
     }
@@ -98,10 +103,42 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds what the kernel tells of this process.
-pub fn process_metrics(registries: &Registries) -> anyhow::Result<()> {
+/// Adds what the kernel tells of this process to the metrics of a component.
+pub fn process_metrics(registries: &Registries, component: &str) -> anyhow::Result<()> {
     let process = prometheus::process_collector::ProcessCollector::for_self();
-    registries.of("pharos").register(Box::new(process)).context("register process metrics")
+    registries.of(component).register(Box::new(process)).context("register process metrics")
+}
+
+/// Adds what a component was built from to its metrics, as upstream's components tell it (`component-base/version`).
+pub fn build_info(registries: &Registries, component: &str) -> anyhow::Result<()> {
+    const LABELS: [(&str, &str); 9] = [
+        ("major", "major"),
+        ("minor", "minor"),
+        ("git_version", "gitVersion"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("build_date", "buildDate"),
+        ("go_version", "goVersion"),
+        ("compiler", "compiler"),
+        ("platform", "platform"),
+    ];
+    let version = pharos_apiserver::version(option_env!("PHAROS_COMMIT").unwrap_or_default());
+    let info: prometheus::IntGaugeVec = registries.of(component).gauges(
+        "kubernetes_build_info",
+        "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+        &LABELS.map(|(label, _)| label),
+    )?;
+    info.with_label_values(&LABELS.map(|(_, field)| version[field].as_str().unwrap_or_default())).set(1);
+    Ok(())
+}
+
+/// What the API server's `/metrics` shows: its own metrics, and upstream's names of what is measured of its store.
+fn exposition(registries: &Registries) -> Result<String, prometheus::Error> {
+    let mut families = registries.of("apiserver").gather();
+    let stored = registries.of("store").gather();
+    let is_upstreams = |name: &str| name.starts_with("apiserver_") || name.starts_with("etcd_");
+    families.extend(stored.into_iter().filter(|family| is_upstreams(family.name())));
+    prometheus::TextEncoder::new().encode_to_string(&families)
 }
 
 /// Waits for SIGTERM or SIGINT.
@@ -129,9 +166,22 @@ pub struct Plan {
 
 impl Plan {
     /// Finds all mistakes at once.
-    fn check(options: ServerOptions) -> anyhow::Result<Self> {
+    fn check(mut options: ServerOptions) -> anyhow::Result<Self> {
         let mut mistakes = node::mistakes(&options.node);
         mistakes.extend(datastore::mistakes(&options.datastore, &Layout(options.node.data_dir.clone())));
+        mistakes.extend(options.audit.of_server(None).mistakes());
+        if let Some(file) = &options.tracing_config_file {
+            match Tracing::read(file) {
+                Ok(_) if options.node.otlp_endpoint.is_some() => {
+                    mistakes.push("--tracing-config-file: not together with --otlp-endpoint".to_owned());
+                }
+                Ok(tracing) => {
+                    options.node.otlp_endpoint = Some(tracing.endpoint);
+                    options.node.otlp_sampling = tracing.sampling;
+                }
+                Err(error) => mistakes.push(format!("{error:#}")),
+            }
+        }
         let node_ports = port_range(&options.service_node_port_range);
         if let Err(why) = &node_ports {
             mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
@@ -350,13 +400,16 @@ async fn start_api(
     keys: &Keys,
     registries: &Registries,
     health: &Health,
+    index: Option<Writer>,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<Api> {
     let store = datastore::start(&plan.options.datastore, &plan.layout, registries, health, supervisor).await?;
     let gather = {
         let registries = registries.clone();
-        Arc::new(move || registries.encode("apiserver").unwrap_or(Ok(String::new())))
+        Arc::new(move || exposition(&registries))
     };
+    process_metrics(registries, "apiserver")?;
+    build_info(registries, "apiserver")?;
     let config = pharos_apiserver::Config {
         git_commit: option_env!("PHAROS_COMMIT").unwrap_or_default(),
         service_cluster_ip_range: plan.cluster.service_cidr.split(',').map(str::to_owned).collect(),
@@ -368,6 +421,7 @@ async fn start_api(
         client_ca_pem: keys.ca.certificate_pem().to_owned(),
         front_proxy_ca_pem: keys.front_proxy_ca.certificate_pem().to_owned(),
         front_proxy: Some(keys.front_proxy.clone()),
+        audit: plan.options.audit.of_server(index),
         kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
         pod_security: plan.pod_security.clone(),
         ..pharos_apiserver::Config::default()
@@ -478,8 +532,15 @@ mod tests {
             "--log-level=warn,pharos_node=debug,hyper=off",
             "--otlp-sampling=0",
             "--node-taint=a=b:NoSchedule,a:NoExecute,example.org/c=:PreferNoSchedule",
+            "--audit-index=false",
+            "--audit-log-path=/var/log/audit.log",
+            "--audit-log-compress",
+            "--audit-log-batch-max-wait=1m30s",
         ];
         let plan = plan(&options).unwrap();
+        let audit = plan.options.audit.of_server(None);
+        let log = audit.log.unwrap();
+        assert!(!plan.options.audit.audit_index && log.compress && log.delivery.max_batch_wait.as_secs() == 90);
         assert_eq!(plan.node_ports, 30_000..=30_000);
     }
 
@@ -509,6 +570,12 @@ mod tests {
             (&["--node-taint=a b:NoSchedule"], "name part must consist of"),
             (&["--node-taint=a=1:NoSchedule,a=2:NoSchedule"], "given twice"),
             (&["--datastore-endpoint=10.0.0.1:2379"], "--datastore-endpoint: invalid operation: endpoint 10.0.0.1:2379 is not"),
+            (&["--audit-log-path=/x", "--audit-log-mode=lazy"], "invalid audit log mode lazy, allowed modes are"),
+            (&["--audit-log-path=/x", "--audit-log-maxage=-1"], "--audit-log-maxage -1 can't be a negative number"),
+            (&["--audit-policy-file=/no/such"], "loading audit policy file: failed to read file path"),
+            (&["--audit-webhook-config-file=/no/such"], "initializing audit webhook: read /no/such"),
+            (&["--audit-webhook-batch-max-wait=soon"], "time: invalid duration"),
+            (&["--tracing-config-file=/no/such"], "unable to read tracing configuration from"),
         ];
         for (options, expected) in table {
             let mistakes = plan(options).err().map(|error| error.to_string()).unwrap_or_default();

@@ -428,7 +428,7 @@ impl Sink for Shared {
     fn reset(&self, revision: Revision, entries: Vec<Entry>) {
         let objects: OrdMap<Arc<str>, Arc<Object>> =
             entries.iter().map(|entry| (entry.key.clone(), self.object(entry))).collect();
-        self.metrics.objects.set(objects.len() as i64);
+        self.metrics.set_objects(objects.len());
         let bytes = objects.values().map(|object| object.bytes().len()).sum();
         let mut state = self.state.write();
         (state.objects, state.bytes) = (objects, bytes);
@@ -455,7 +455,7 @@ impl Sink for Shared {
             state.push(Arc::new(event), self.config.trigger.as_deref(), now);
         }
         state.wake_dirty();
-        self.metrics.objects.set(state.objects.len() as i64);
+        self.metrics.set_objects(state.objects.len());
         self.metrics.events.inc_by(events.len() as u64);
         self.metrics.capacity.set(state.sizing.capacity() as i64);
     }

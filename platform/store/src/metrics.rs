@@ -40,6 +40,7 @@ pub struct CacheMetrics {
     events: IntCounterVec,
     lagged: IntCounterVec,
     objects: IntGaugeVec,
+    storage_objects: IntGaugeVec,
     capacity: IntGaugeVec,
 }
 
@@ -48,8 +49,16 @@ pub(crate) struct ResourceMetrics {
     pub(crate) watchers: IntGauge,
     pub(crate) events: IntCounter,
     pub(crate) lagged: IntCounter,
-    pub(crate) objects: IntGauge,
+    objects: IntGauge,
+    storage_objects: IntGauge,
     pub(crate) capacity: IntGauge,
+}
+
+impl ResourceMetrics {
+    pub(crate) fn set_objects(&self, count: usize) {
+        self.objects.set(count as i64);
+        self.storage_objects.set(count as i64);
+    }
 }
 
 impl Metrics {
@@ -61,6 +70,11 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let micros = || exponential_buckets(0.000_032, 2.0, 16); // 32 µs to 1 s.
         let millis = || exponential_buckets(0.001, 2.0, 14); // 1 ms to 8 s.
+        let sizes: IntGaugeVec = registry.gauges(
+            "apiserver_storage_size_bytes",
+            "Size of the storage database file physically allocated in bytes.",
+            &["storage_cluster_id"],
+        )?;
         Ok(Self {
             commit_seconds: registry.histogram(
                 "pharos_store_commit_duration_seconds",
@@ -85,8 +99,7 @@ impl Metrics {
             )?,
             log_bytes: registry.gauge("pharos_store_log_bytes", "Size of the commit log's segments.")?,
             db_bytes: registry.gauge("pharos_store_snapshot_bytes", "Size of the snapshot.")?,
-            size_bytes: registry
-                .gauge("apiserver_storage_size_bytes", "Size of the storage database file physically allocated in bytes.")?,
+            size_bytes: sizes.with_label_values(&["etcd-0"]), // Upstream's name for the first store it is given.
             keys: registry.gauge("pharos_store_keys", "Live keys.")?,
             value_bytes: registry.gauge("pharos_store_value_bytes", "Bytes of live values.")?,
             history_events: registry.gauge("pharos_store_history_events", "Events kept since the last compaction.")?,
@@ -158,6 +171,11 @@ impl CacheMetrics {
                 "Number of stored objects at the time of last check split by kind.",
                 &labels,
             )?,
+            storage_objects: registry.gauges(
+                "apiserver_storage_objects",
+                "[DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind.",
+                &["resource"],
+            )?,
             capacity: registry.gauges(
                 "apiserver_watch_cache_capacity",
                 "Total capacity of watch cache broken by resource type.",
@@ -168,11 +186,13 @@ impl CacheMetrics {
 
     pub(crate) fn resource(&self, group: &str, resource: &str) -> ResourceMetrics {
         let labels = [group, resource];
+        let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
         ResourceMetrics {
             watchers: self.watchers.with_label_values(&labels),
             events: self.events.with_label_values(&labels),
             lagged: self.lagged.with_label_values(&labels),
             objects: self.objects.with_label_values(&labels),
+            storage_objects: self.storage_objects.with_label_values(&[qualified]),
             capacity: self.capacity.with_label_values(&labels),
         }
     }

@@ -1,7 +1,8 @@
 //! Log records: a `tracing` layer that hands every event to a bounded queue, from which the log index reads.
 //!
 //! The queue never blocks the code that logs. A record that finds it full is dropped and counted in
-//! `pharos_log_records_dropped_total`.
+//! `pharos_log_records_dropped_total`. Lines that are no log of a component, such as the API server's audit events, enter the
+//! same queue by a [`Writer`].
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -17,8 +18,11 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::Register as _;
 
-/// Records that wait for the log index: at some 300 bytes each, about 2.5 MiB at worst.
+/// Records that wait for the log index: at some 300 bytes each, about 2.5 MiB; with audit events among them, of a kilobyte each,
+/// up to 8 MiB.
 const QUEUE: usize = 8192;
+/// Of these, those that are left for what components log, however many lines of other jobs come.
+const RESERVED: usize = QUEUE / 4;
 
 /// Names of fields that the log index knows as columns; any other field is kept too, under its own name.
 pub const FIELDS: [&str; 14] = [
@@ -51,6 +55,8 @@ pub struct Record {
     pub message: String,
     /// Facts: the event's own fields, then those of the spans around it; the innermost of a name wins.
     pub fields: Vec<(&'static str, String)>,
+    /// The job whose line this is, kept as it is: `message` is the whole of it. `None` for what components log.
+    pub job: Option<&'static str>,
 }
 
 impl Record {
@@ -115,6 +121,14 @@ pub struct RecordLayer {
     metrics: Arc<Metrics>,
 }
 
+/// Puts whole lines of one job into the queue. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    job: &'static str,
+    sender: mpsc::Sender<Record>,
+    metrics: Arc<Metrics>,
+}
+
 struct Metrics {
     records: [IntCounter; 5],
     dropped: IntCounter,
@@ -123,7 +137,37 @@ struct Metrics {
 /// The fields of a span, kept with it.
 struct SpanFields(Vec<(&'static str, String)>);
 
+// === impl Writer ===
+
+impl Writer {
+    /// Queues a line; false if the queue is all but full or nobody reads it, and the line is dropped and counted.
+    #[must_use]
+    pub fn write(&self, time: Timestamp, line: String) -> bool {
+        let record =
+            Record { time, level: Level::INFO, target: self.job, message: line, fields: Vec::new(), job: Some(self.job) };
+        let queued = self.sender.capacity() > RESERVED && self.sender.try_send(record).is_ok();
+        if !queued {
+            self.metrics.dropped.inc();
+        }
+        queued
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("job", &self.job).finish_non_exhaustive()
+    }
+}
+
 // === impl RecordLayer ===
+
+impl RecordLayer {
+    /// A way into the same queue for lines of a job.
+    #[must_use]
+    pub fn writer(&self, job: &'static str) -> Writer {
+        Writer { job, sender: self.sender.clone(), metrics: self.metrics.clone() }
+    }
+}
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RecordLayer {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
@@ -167,6 +211,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RecordLayer {
             target: event.metadata().target(),
             message: fields.message,
             fields: fields.facts,
+            job: None,
         };
         if self.sender.try_send(record).is_err() {
             self.metrics.dropped.inc();
@@ -264,6 +309,20 @@ mod tests {
         assert!(
             record.logfmt().starts_with("level=warn target=pharos_telemetry::logs::tests msg=\"probe failed\" attempt=3 pod=web")
         );
+    }
+
+    #[test]
+    fn lines_of_a_job_are_kept_as_they_are() {
+        let registry = Registry::new();
+        let (layer, mut records) = layer(&registry).unwrap();
+        let writer = layer.writer("audit");
+        assert!(writer.write(Timestamp::UNIX_EPOCH, "{}".to_owned()));
+        let record = records.try_recv().unwrap();
+        assert_eq!((record.job, record.message.as_str(), record.time), (Some("audit"), "{}", Timestamp::UNIX_EPOCH));
+        let queued = (0..QUEUE).filter(|_| writer.write(Timestamp::UNIX_EPOCH, String::new())).count();
+        assert_eq!(queued, QUEUE - RESERVED, "there is room for records of components");
+        drop(records);
+        assert!(!writer.write(Timestamp::UNIX_EPOCH, "{}".to_owned()));
     }
 
     #[test]

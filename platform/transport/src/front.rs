@@ -99,6 +99,7 @@ pub struct Front {
     listeners: Vec<(TcpListener, SocketAddr)>,
     tls: Option<(TlsAcceptor, tls::Verifier)>,
     limits: Limits,
+    on_handshake_error: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Front {
@@ -116,7 +117,14 @@ impl Front {
             let local = listener.local_addr().map_err(listen)?;
             listeners.push((listener, local));
         }
-        Ok(Self { listeners, tls, limits: config.limits })
+        Ok(Self { listeners, tls, limits: config.limits, on_handshake_error: Box::new(|| {}) })
+    }
+
+    /// Has a TLS handshake that fails or takes too long told, to be counted.
+    #[must_use]
+    pub fn on_handshake_error(mut self, tell: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_handshake_error = Box::new(tell);
+        self
     }
 
     /// The addresses it listens on, in the order of the configuration, with the ports the kernel chose.
@@ -137,6 +145,7 @@ impl Front {
             http1: http1::Workers::start(&self.limits),
             limits: self.limits,
             tls: self.tls,
+            on_handshake_error: self.on_handshake_error,
             stop: stop.clone(),
             kill: kill.clone(),
             tasks: tasks.clone(),

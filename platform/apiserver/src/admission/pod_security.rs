@@ -219,7 +219,9 @@ impl Review<'_> {
     }
 
     fn annotate(&self, key: &str, value: &str) {
-        self.attributes.annotate(&format!("{PREFIX}{key}"), value);
+        if self.attributes.audit.is_on() {
+            self.attributes.audit.annotate(&format!("{PREFIX}{key}"), value);
+        }
     }
 }
 

@@ -76,7 +76,7 @@ fn is_namespace(attributes: &Attributes<'_>) -> bool {
 }
 
 impl Operation {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Operation::Create => "CREATE",
             Operation::Update => "UPDATE",

@@ -18,6 +18,7 @@ use crate::{
     Config, Error,
     admission::{self, Attributes, Operation, Options},
     api::Api,
+    audit::Audit,
     authn::UserInfo,
     call::Call,
     flowcontrol::Seat,
@@ -25,6 +26,7 @@ use crate::{
     request::{Query, RequestInfo},
     respond, services,
     status::{self, Status},
+    took::Took,
     verbs,
 };
 
@@ -68,7 +70,8 @@ pub(crate) async fn handle(
     if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
         return Err(status::bad_request("Upgrade request required"));
     }
-    let warnings = admit(api, user, info, query).await?;
+    let audit = request.extensions().get::<Audit>().cloned().unwrap_or_default();
+    let warnings = admit(api, user, info, query, &audit).await?;
     let mut response = carry(api, request, info, query).await?;
     for text in warnings {
         respond::warn(&mut response, &text);
@@ -108,7 +111,7 @@ async fn carry(api: &Api, request: Request, info: &RequestInfo, query: &Query) -
 }
 
 /// Asks the webhooks whether someone may connect; what they say on the side.
-async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<Vec<String>, Status> {
+async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<Vec<String>, Status> {
     if !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
         return Ok(Vec::new()); // Logs are read, not connected to.
     }
@@ -124,6 +127,8 @@ async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query) ->
         operation: Operation::Connect,
         options: Options::None,
         warnings: &warnings,
+        audit,
+        elsewhere: &Took::default(),
     };
     let asked = connect_options(info, query);
     let mut options = asked.clone();
@@ -180,10 +185,16 @@ pub(crate) async fn upgrade(
     io: Io,
     seat: Option<Seat>,
 ) -> u16 {
-    let outcome = prepare(api, &request, user, info, query, seat).await;
+    let audit = request.extensions().get::<Audit>().cloned().unwrap_or_default();
+    let outcome = prepare(api, &request, user, info, query, seat, &audit).await;
+    if outcome.is_ok() {
+        audit.switched().await;
+    }
     let (code, done) = match outcome {
         Err(status) => {
             let code = status.code().as_u16();
+            audit.refused(&status);
+            audit.started().await;
             respond::refuse_upgrade(io, status).await;
             return code;
         }
@@ -214,6 +225,7 @@ async fn prepare(
     info: &RequestInfo,
     query: &Query,
     seat: Option<Seat>,
+    audit: &Audit,
 ) -> Result<Upgrade, Status> {
     let kind = api.0.resources.lookup(&info.group, &info.version, &info.resource).filter(|_| info.is_resource);
     let kind = kind.ok_or_else(status::no_such_resource)?;
@@ -234,6 +246,8 @@ async fn prepare(
                 kind,
                 warnings: parking_lot::Mutex::default(),
                 seat: parking_lot::Mutex::new(seat),
+                audit: audit.clone(),
+                elsewhere: Took::default(),
             };
             verbs::watch::lines(&call).await.map(Upgrade::Body)
         }
@@ -245,7 +259,7 @@ async fn prepare(
             Ok(Upgrade::Body(response.into_body()))
         }
         (_, "exec" | "attach" | "portforward" | "proxy") => {
-            admit(api, &user, info, query).await?;
+            admit(api, &user, info, query, audit).await?;
             let target = target(api, info, query).await?;
             target
                 .map(|target| Upgrade::Forward(Box::new(target)))

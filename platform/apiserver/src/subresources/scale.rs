@@ -116,6 +116,8 @@ pub(crate) async fn review(call: &Call, options: &WriteOptions, new: &mut Value,
         operation: Operation::Update,
         options: Options::Update(options),
         warnings: &call.warnings,
+        audit: &call.audit,
+        elsewhere: &call.elsewhere,
     };
     admission::review(&attributes, &mut scale, Some(&of(call, old))).await?;
     let changed = scale["spec"]["replicas"].as_i64();

@@ -86,6 +86,8 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
         operation: Operation::Create,
         options: Options::Create(options),
         warnings: &call.warnings,
+        audit: &call.audit,
+        elsewhere: &call.elsewhere,
     };
     object_meta::fill(kind, &mut object, api.clock.now());
     pharos_api::defaulting::apply(kind, &mut object);

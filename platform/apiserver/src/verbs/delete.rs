@@ -148,6 +148,8 @@ pub(crate) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
         // An eviction has been reviewed as such.
         options: if call.info.subresource.is_empty() { Options::Delete(options) } else { Options::Unreviewed },
         warnings: &call.warnings,
+        audit: &call.audit,
+        elsewhere: &call.elsewhere,
     };
     loop {
         let entry = call.api.0.storage.get(kind, namespace, name).await?.ok_or_else(|| call.not_found(name))?;

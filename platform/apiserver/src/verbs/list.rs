@@ -1,5 +1,7 @@
 //! Lists: from the watch cache, at the revision asked for, a page at a time.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::{BufMut as _, BytesMut};
 use http::StatusCode;
 use pharos_api::object::{Encoding, Object};
@@ -81,10 +83,15 @@ pub(super) async fn find(call: &Call, options: &ListOptions) -> Result<(List, Va
         (None, None, _) => wanted.at_least = call.api.0.storage.revision().await?,
     }
     let everything = options.labels.is_everything() && options.fields.is_everything();
+    let evaluated = AtomicUsize::new(0);
     let found = if everything {
         cache.list(&wanted).await
     } else {
-        cache.list_matching(&wanted, |object| selects(options, object)).await
+        let filter = |object: &Object| {
+            evaluated.fetch_add(1, Ordering::Relaxed);
+            selects(options, object)
+        };
+        cache.list_matching(&wanted, filter).await
     };
     let list = found.map_err(|error| match (error, &token) {
         (Error::Compacted { .. }, Some(token)) => {
@@ -93,6 +100,7 @@ pub(super) async fn find(call: &Call, options: &ListOptions) -> Result<(List, Va
         }
         (error, _) => error.into(),
     })?;
+    call.api.0.metrics.lists.served(&call.kind, evaluated.into_inner(), list.objects.len());
     // Pages that follow are read at the revision of the first.
     let next = list
         .next

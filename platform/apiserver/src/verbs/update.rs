@@ -9,6 +9,7 @@ use pharos_api::{
 use pharos_store::{Error, Expect, Op};
 use pharos_transport::Response;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     create::{self, Written},
@@ -258,6 +259,8 @@ fn attributes<'a>(call: &'a Call, part: Part, options: &'a WriteOptions) -> Attr
             _ => Options::Update(options),
         },
         warnings: &call.warnings,
+        audit: &call.audit,
+        elsewhere: &call.elsewhere,
     }
 }
 
@@ -317,7 +320,10 @@ async fn prepare(
         Part::Main => strategy::reserve(&call.api, kind, &mut new, Some(old)).map_err(|errors| call.invalid(name, &errors))?,
         _ => None,
     };
-    if object_meta::same(&new, old) {
+    let compared = Instant::now();
+    let same = object_meta::same(&new, old);
+    call.api.0.metrics.compared(same, compared.elapsed());
+    if same {
         return Ok(Prepared::Same);
     }
     Ok(Prepared::Changed(new, reservation))

@@ -9,7 +9,7 @@ use pharos_api::{
     object::Object,
     table::{Include, Printer},
 };
-use pharos_store::{EventType, Item, Start, Subscription, WatchEvent};
+use pharos_store::{EventType, Item, Scope, Start, Subscription, WatchEvent};
 use pharos_telemetry::Clock;
 use pharos_transport::{Body, Response};
 use prometheus::IntGauge;
@@ -87,7 +87,17 @@ async fn frames(
     });
     let scope = call.scope(&options);
     let api = &call.api.0;
-    let labels = [&*call.kind.group, &*call.kind.version, &*call.kind.kind];
+    let [group, version] = [&*call.kind.group, &*call.kind.version];
+    let by_resource = [group, version, &*call.kind.plural];
+    let listed = (options.send_initial_events == Some(true)).then(|| {
+        let scope = match scope {
+            Scope::Name { .. } => "resource",
+            _ if !call.info.namespace.is_empty() => "namespace",
+            _ => "cluster",
+        };
+        let histogram = api.metrics.watch_lists.with_label_values(&[group, version, &*call.kind.plural, scope]);
+        (Instant::now(), histogram)
+    });
     let view = View {
         output,
         api: call.api.clone(),
@@ -120,9 +130,10 @@ async fn frames(
         options,
         deadline: Instant::now() + timeout,
         chunk_bytes,
-        events: api.metrics.watch_events.with_label_values(&labels),
-        sizes: api.metrics.watch_events_sizes.with_label_values(&labels),
-        _open: OpenWatch::new(api.metrics.registered_watchers.with_label_values(&labels)),
+        events: api.metrics.watch_events.with_label_values(&by_resource),
+        sizes: api.metrics.watch_events_sizes.with_label_values(&by_resource),
+        listed,
+        _open: OpenWatch::new(api.metrics.registered_watchers.with_label_values(&[group, version, &*call.kind.kind])),
     };
     Ok(futures::stream::unfold(watch, |mut watch| async move { watch.next().await.map(|chunk| (chunk, watch)) }))
 }
@@ -185,6 +196,8 @@ struct Watch {
     chunk_bytes: usize,
     events: prometheus::IntCounter,
     sizes: prometheus::Histogram,
+    /// Since when, and where, the time until the end of the initial events is measured.
+    listed: Option<(Instant, prometheus::Histogram)>,
     _open: OpenWatch,
 }
 
@@ -250,6 +263,9 @@ impl Watch {
                 }
                 Ok(Some(Item::Synced(revision))) => {
                     self.seat = None;
+                    if let Some((since, histogram)) = self.listed.take() {
+                        histogram.observe(since.elapsed().as_secs_f64());
+                    }
                     if self.marks_end {
                         self.bookmark(chunk, revision, true);
                     }

@@ -9,7 +9,10 @@ use pharos_transport::{Body, Request, Response};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::common::{Answer, Server, read};
+use crate::{
+    audit::Audited,
+    common::{Answer, Server, read},
+};
 
 const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
 const LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
@@ -277,4 +280,30 @@ async fn a_wait_ends_with_a_quarter_of_the_time() {
     let bad = read(server.api.handle(outside("/version?timeout=soon")).await).await;
     assert_eq!(bad.code, 400);
     assert_eq!(server.ask(Method::GET, "/version", "", "").await.code, 200, "the server itself is not limited");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_to_come_again_is_written_down_and_counted() {
+    let audited = Audited::new();
+    let server = Server::start_with(audited.config()).await;
+    let level = json!({"metadata": {"name": "none"}, "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 0,
+        "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}}});
+    let level_uid = server.create(LEVELS, level).await["metadata"]["uid"].as_str().unwrap().to_owned();
+    let schema = json!({"metadata": {"name": "none"}, "spec": {"priorityLevelConfiguration": {"name": "none"},
+        "matchingPrecedence": 50, "rules": [{"subjects": [{"kind": "User", "user": {"name": "system:anonymous"}}],
+            "resourceRules": [{"verbs": ["list"], "apiGroups": [""], "resources": ["configmaps"], "namespaces": ["*"]}]}]}});
+    server.create(SCHEMAS, schema).await;
+    server.until(&format!("{SCHEMAS}/none"), |answer| dangling(&answer.body) == ("False", "Found")).await;
+    let answer = read(server.api.handle(outside("/api/v1/namespaces/default/configmaps")).await).await;
+    assert_eq!((answer.code.as_u16(), &answer.headers[LEVEL_UID]), (429, &level_uid.parse().unwrap()), "{}", answer.text);
+    let event = audited.events().pop().unwrap();
+    assert_eq!((&event["stage"], &event["user"]["username"]), (&json!("ResponseComplete"), &json!("system:anonymous")));
+    let status = &event["responseStatus"];
+    assert_eq!((&status["code"], &status["reason"]), (&json!(429), &json!("TooManyRequests")));
+    assert!(event["annotations"].is_null(), "nobody has asked whether they may");
+    let text = server.exposition();
+    for name in ["apiserver_request_terminations_total{code=\"429\"", "apiserver_request_total{code=\"429\""] {
+        let is_it = |line: &&str| line.starts_with(name) && line.contains("resource=\"configmaps\"");
+        assert!(text.lines().find(is_it).is_some_and(|line| line.ends_with(" 1")), "{name}\n{text}");
+    }
 }

@@ -5,8 +5,10 @@
 mod common;
 mod remote;
 mod aggregation;
+mod audit;
 mod conversion;
 mod fairness;
+mod metrics;
 mod objects;
 mod plugins;
 mod pod_security;

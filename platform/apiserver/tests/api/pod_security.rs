@@ -1,6 +1,9 @@
 //! PodSecurity: what a namespace's labels make of the pods in it.
 
-use crate::common::{Answer, Server};
+use crate::{
+    audit::Audited,
+    common::{Answer, Server},
+};
 use http::Method;
 use pharos_apiserver::{Config, pod_security::Configuration};
 use serde_json::{Value, json};
@@ -213,4 +216,20 @@ async fn the_exempt_are_left_alone() {
     assert_eq!(server.post("/api/v1/namespaces/strict/pods", &pod).await.code, 201);
     assert_eq!(server.post("/api/v1/namespaces/strict/pods", &privileged("b")).await.code, 403);
     assert_eq!(counter(&server, "pod_security_exemptions_total", &[("request_operation", "create"), ("resource", "pod")]), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_log_is_told() {
+    let audited = Audited::new();
+    let server = Server::start_with(audited.config()).await;
+    namespace(&server, "strict", json!({"enforce": "baseline", "audit": "restricted"})).await;
+    let pods = "/api/v1/namespaces/strict/pods";
+    let told = |key: &str| audited.events().pop().unwrap()["annotations"][format!("pod-security.kubernetes.io/{key}")].clone();
+    assert_eq!(server.post(pods, &plain("a")).await.code, 201);
+    assert_eq!(told("enforce-policy"), "baseline:latest");
+    assert_eq!(told("audit-violations"), format!("would violate PodSecurity \"restricted:latest\": {DETAIL}"));
+    assert_eq!(server.post(pods, &privileged("b")).await.code, 403);
+    assert_eq!(told("enforce-policy"), "baseline:latest");
+    assert_eq!(server.post(pods, &hardened("c")).await.code, 201);
+    assert_eq!(told("audit-violations"), Value::Null);
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use crate::{
+    audit::Audited,
     common::{Answer, Server, admin, read},
     remote::Remote,
 };
@@ -220,6 +221,55 @@ async fn mutating_webhooks_change() {
         assert!(answer.text.contains(wanted), "{}", answer.text);
         server.delete(&format!("{}/{name}", registration(true))).await;
     }
+}
+
+#[tokio::test]
+async fn what_webhooks_say_for_the_audit_log_is_there() {
+    let audited = Audited::new();
+    let server = Server::start_with(audited.config()).await;
+    let remote = Remote::start(|path, review| async move {
+        if path.starts_with("/patch") {
+            return patch(&review, json!([{"op": "add", "path": "/data/added", "value": "yes"}]));
+        }
+        response(&review, json!({"allowed": true, "auditAnnotations": {"k": "v"}}))
+    })
+    .await;
+    let ignore = json!({"failurePolicy": "Ignore"});
+    let gone = json!({"url": "https://127.0.0.1:1/", "caBundle": remote.ca_bundle()});
+    let _m = register(&server, true, "m", vec![hook("patch.example.com", remote.client_config("/patch"), json!({}))]).await;
+    let hooks = vec![hook("note.example.com", remote.client_config("/note"), json!({})), hook("gone.example.com", gone, ignore)];
+    let _v = register(&server, false, "v", hooks).await;
+    server.create(CONFIG_MAPS, map("m")).await;
+    let event = audited.events().pop().unwrap();
+    let annotations = &event["annotations"];
+    assert_eq!(annotations["note.example.com/k"], "v");
+    assert_eq!(annotations["failed-open.validating.webhook.admission.k8s.io/round_0_index_1"], "gone.example.com");
+    let told = |key: &str| -> Value { serde_json::from_str(annotations[key].as_str().unwrap()).unwrap() };
+    let mutation = json!({"configuration": "m", "webhook": "patch.example.com", "mutated": true});
+    assert_eq!(told("mutation.webhook.admission.k8s.io/round_0_index_0"), mutation);
+    assert_eq!(told("patch.webhook.admission.k8s.io/round_0_index_0")["patch"][0]["path"], "/data/added");
+    assert!(event["requestObject"]["data"]["added"].is_null() && event["responseObject"]["data"]["added"] == "yes", "{event}");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_wait_are_counted_and_written_down() {
+    let audited = Audited::new();
+    let server = Server::start_with(audited.config()).await;
+    let remote = Remote::start(|_, review| async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        allow(&review)
+    })
+    .await;
+    let _m = register(&server, false, "slow", vec![hook("slow.example.com", remote.client_config("/"), json!({}))]).await;
+    let body = map("m");
+    let posted = tokio::time::timeout(Duration::from_millis(300), server.post(CONFIG_MAPS, &body)).await;
+    assert!(posted.is_err(), "the webhook takes longer");
+    let event = audited.events().pop().unwrap();
+    assert_eq!((&event["stage"], &event["objectRef"]["name"]), (&json!("ResponseComplete"), &json!("m")));
+    assert_eq!(event["responseStatus"]["message"], "Connection closed early");
+    let text = server.exposition();
+    let labels = r#"group="",resource="configmaps",scope="resource",subresource="",verb="POST",version="v1""#;
+    assert!(text.contains(&format!("apiserver_request_aborts_total{{{labels}}} 1")), "{text}");
 }
 
 #[tokio::test]

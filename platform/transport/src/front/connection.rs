@@ -22,6 +22,8 @@ pub(super) struct Shared {
     pub(super) http1: http1::Workers,
     pub(super) limits: Limits,
     pub(super) tls: Option<(TlsAcceptor, Verifier)>,
+    /// Told of each handshake that fails.
+    pub(super) on_handshake_error: Box<dyn Fn() + Send + Sync>,
     /// Cancelled when no more is to be taken in,
     pub(super) stop: CancellationToken,
     /// and when what is still there is to be cut off.
@@ -58,10 +60,12 @@ pub(super) async fn serve(
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%addr, %error, "TLS handshake failed");
+                (shared.on_handshake_error)();
                 return None;
             }
             Err(_) => {
                 tracing::debug!(%addr, "TLS handshake timed out");
+                (shared.on_handshake_error)();
                 return None;
             }
         };

@@ -48,7 +48,7 @@ pub(super) async fn ask(
         .map_err(|why| Failure::Call(format!("received invalid webhook response: {why}")))?;
     attributes.warnings.lock().extend(answer.warnings.iter().cloned());
     for (key, value) in &answer.audit_annotations {
-        tracing::debug!(webhook = hook.name, key, value, "audit annotation of an admission webhook");
+        attributes.audit.annotate(&format!("{}/{key}", hook.name), value);
     }
     if !answer.allowed {
         return Err(Failure::Refused(refusal(&hook.name, &answer.result)));
@@ -56,11 +56,13 @@ pub(super) async fn ask(
     Ok(answer)
 }
 
-/// Counts what a webhook did, and decides whether the write goes on without its answer.
+/// Counts what a webhook did, and decides whether the write goes on without its answer. `turn` is its round, and its place
+/// in it, as audit annotations name them.
 pub(super) fn settle(
     attributes: &Attributes<'_>,
     hook: &Hook,
     step: Step,
+    turn: (u8, usize),
     start: Instant,
     failure: Option<Failure>,
 ) -> Result<(), Status> {
@@ -89,6 +91,11 @@ pub(super) fn settle(
             if hook.fail_open {
                 asked(503, false);
                 metrics.failed_open(&hook.name, step);
+                if attributes.audit.is_on() {
+                    let kind = step.annotation();
+                    let key = format!("failed-open.{kind}.webhook.admission.k8s.io/round_{}_index_{}", turn.0, turn.1);
+                    attributes.audit.annotate(&key, &hook.name);
+                }
                 tracing::warn!(error, "admission webhook not asked: failing open");
                 return Ok(());
             }

@@ -31,6 +31,16 @@ impl Step {
     }
 }
 
+impl Step {
+    /// How keys of audit annotations name it.
+    pub(super) fn annotation(self) -> &'static str {
+        match self {
+            Step::Mutating => "mutation",
+            Step::Validating => "validating",
+        }
+    }
+}
+
 impl Metrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Metrics {

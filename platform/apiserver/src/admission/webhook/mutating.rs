@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use pharos_api::{defaulting, fields, patch, registry::Kind};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
@@ -57,17 +57,20 @@ pub(crate) async fn mutate(
         mutation.changed();
     }
     let mut any = false;
-    for hook in hooks.iter() {
+    let round = u8::from(mutation.again);
+    for (index, hook) in hooks.iter().enumerate() {
         let Some(how) = invocation(hook, attributes, object.as_deref(), old)? else { continue };
         if mutation.again && !mutation.due.contains(&hook.id) {
             continue;
         }
         let start = Instant::now();
-        let outcome = one(attributes, hook, &how, object.as_deref(), old).await;
+        let outcome = one(attributes, hook, &how, (round, index), object.as_deref(), old).await;
+        attributes.elsewhere.add(start.elapsed());
         let (changed, failure) = match outcome {
             Ok(changed) => (changed, None),
             Err(failure) => (None, Some(failure)),
         };
+        let mutated = matches!(changed, Some((_, true)));
         if let (Some((new, differs)), Some(object)) = (changed, object.as_deref_mut()) {
             *object = new;
             if differs {
@@ -78,7 +81,8 @@ pub(crate) async fn mutate(
         if hook.reinvoke {
             mutation.asked.insert(hook.id.clone());
         }
-        call::settle(attributes, hook, Step::Mutating, start, failure)?;
+        annotate(attributes, hook, (round, index), "mutation", json!({"mutated": mutated}));
+        call::settle(attributes, hook, Step::Mutating, (round, index), start, failure)?;
     }
     if any {
         mutation.output = object.as_deref().cloned();
@@ -87,11 +91,23 @@ pub(crate) async fn mutate(
     Ok(any)
 }
 
+/// Writes down what a webhook did (`webhookAnnotator`).
+fn annotate(attributes: &Attributes<'_>, hook: &Hook, (round, index): (u8, usize), what: &str, mut value: Value) {
+    if !attributes.audit.is_on() {
+        return;
+    }
+    value["configuration"] = json!(hook.id.0);
+    value["webhook"] = json!(hook.name);
+    let key = format!("{what}.webhook.admission.k8s.io/round_{round}_index_{index}");
+    attributes.audit.annotate(&key, &value.to_string());
+}
+
 /// What one webhook makes of the object, and whether it changes it.
 async fn one(
     attributes: &Attributes<'_>,
     hook: &Hook,
     how: &Invocation,
+    turn: (u8, usize),
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<Option<(Value, bool)>, Failure> {
@@ -121,6 +137,10 @@ async fn one(
                 hook.name
             )));
         }
+    }
+    if attributes.audit.is_on() {
+        let patch: Value = serde_json::from_slice(&answer.patch).unwrap_or_default();
+        annotate(attributes, hook, turn, "patch", json!({"patch": patch, "patchType": "JSONPatch"}));
     }
     let differs = new != *shown;
     let new = convert::between(attributes.api, kind, attributes.kind, new).await.map_err(Failure::Other)?;

@@ -28,12 +28,18 @@ pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>
             asked.push((hook, how));
         }
     }
-    let answers = asked.iter().map(|(hook, how)| async move {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let answers = asked.iter().enumerate().map(|(index, (hook, how))| async move {
         let start = Instant::now();
         let failure = one(attributes, hook, how, object, old).await.err();
-        call::settle(attributes, hook, Step::Validating, start, failure)
+        call::settle(attributes, hook, Step::Validating, (0, index), start, failure)
     });
-    futures::future::join_all(answers).await.into_iter().collect()
+    let answers = futures::future::join_all(answers).await;
+    attributes.elsewhere.add(begun.elapsed());
+    answers.into_iter().collect()
 }
 
 async fn one(

@@ -1,4 +1,4 @@
-//! Bodies that are still being made when the answer has begun: their request is served until they end.
+//! Bodies that are still being made when the answer has begun, and what lasts until they end: a seat, a count, an audit event.
 
 use std::{
     pin::Pin,
@@ -9,22 +9,22 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use pharos_transport::{Body, BoxError};
 
-use super::Seat;
-
-struct Held {
+struct Carrying<T> {
     body: Body,
-    _seat: Seat,
+    _carried: T,
 }
 
-/// Holds a seat until the end of a body.
-pub(crate) fn hold(body: Body, seat: Seat) -> Body {
+/// Lets a body carry what is to be dropped at its end; at once, if it is all there.
+pub(crate) fn carry<T: Send + Unpin + 'static>(body: Body, carried: T) -> Body {
     if body.as_bytes().is_some() {
         return body;
     }
-    Body::new(Held { body, _seat: seat })
+    let long_running = body.is_long_running();
+    let body = Body::new(Carrying { body, _carried: carried });
+    if long_running { body.long_running() } else { body }
 }
 
-impl http_body::Body for Held {
+impl<T: Unpin> http_body::Body for Carrying<T> {
     type Data = Bytes;
     type Error = BoxError;
 
