@@ -231,7 +231,6 @@ pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
                 .map(|(key, _)| format!("{key} has no effect: this API server has no PodSecurity admission"))
                 .collect()
         }
-        ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
         ("admissionregistration.k8s.io", resource) if resource.contains("admissionpolic") => {
             vec![format!("{resource} are stored but not enforced: this API server does not evaluate admission policies")]
         }

@@ -24,13 +24,24 @@ pub(crate) enum Kind {
     Literal(Value),
     Ident(Arc<str>),
     /// `operand.field`, or whether there is such a field.
-    Select { operand: Box<Expr>, field: Arc<str>, test: bool },
-    Call { function: Arc<str>, target: Option<Box<Expr>>, args: Vec<Expr> },
+    Select {
+        operand: Box<Expr>,
+        field: Arc<str>,
+        test: bool,
+    },
+    Call {
+        function: Arc<str>,
+        target: Option<Box<Expr>>,
+        args: Vec<Expr>,
+    },
     /// Items, and whether each is optional.
     List(Vec<(Expr, bool)>),
     Map(Vec<Entry>),
     /// A message.
-    Struct { name: Arc<str>, fields: Vec<Field> },
+    Struct {
+        name: Arc<str>,
+        fields: Vec<Field>,
+    },
     Comprehension(Box<Comprehension>),
 }
 

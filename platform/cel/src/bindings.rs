@@ -4,7 +4,7 @@ use std::{fmt, sync::OnceLock};
 
 use serde_json::Value as Json;
 
-use crate::{Authorizer, Declaration, EvaluationError, Program, Val, Value, value::from_json};
+use crate::{Authorizer, Declaration, EvaluationError, Program, Val, value::from_json};
 
 /// Values for the names of an environment.
 #[derive(Default)]
@@ -22,7 +22,7 @@ pub(crate) enum Bound<'a> {
 /// A map whose members are evaluated on first use, once.
 pub(crate) struct Lazy<'a> {
     pub(crate) members: &'a [(String, Program)],
-    pub(crate) values: Vec<OnceLock<Result<Value, EvaluationError>>>,
+    pub(crate) values: Vec<OnceLock<Result<Val<'a>, EvaluationError>>>,
 }
 
 impl fmt::Debug for Bindings<'_> {

@@ -198,6 +198,14 @@ impl Declaration {
         }
     }
 
+    /// The type of a member, by the name expressions use.
+    pub(crate) fn member_type(&self, name: &str) -> Option<Ty> {
+        match &self.shape {
+            Shape::Object(fields) => fields.get(name).map(|field| field.declaration.ty()),
+            _ => None,
+        }
+    }
+
     /// The name expressions use for a member, by its name in the object; none if they do not see it.
     pub(crate) fn shown_name<'s>(&'s self, name: &'s str) -> Option<&'s str> {
         match &self.shape {

@@ -445,7 +445,10 @@ impl Parser {
                 Token::Ident(name) | Token::Escaped(name) => name,
                 other => {
                     self.at -= 1;
-                    self.syntax(&format!("mismatched input '{}' expecting {{'}}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}}", other.shown()));
+                    self.syntax(&format!(
+                        "mismatched input '{}' expecting {{'}}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}}",
+                        other.shown()
+                    ));
                     return None;
                 }
             };
@@ -491,6 +494,3 @@ fn unsigned_wide(text: &str) -> Option<i128> {
         None => text.parse().ok(),
     }
 }
-
-#[cfg(test)]
-mod tests;

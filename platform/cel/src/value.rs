@@ -20,7 +20,7 @@ use crate::{
 
 pub(crate) use convert::from_json;
 pub(crate) use equal::{compare, equal};
-pub(crate) use list::List;
+pub(crate) use list::{List, MAX_ITEMS, merged};
 pub(crate) use map::{Key, Map};
 pub(crate) use text::Text;
 

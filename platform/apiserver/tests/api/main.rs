@@ -9,4 +9,5 @@ mod conversion;
 mod objects;
 mod protobuf;
 mod refusals;
+mod rules;
 mod webhooks;

@@ -38,9 +38,8 @@ impl Cidr {
     /// Upstream's texts.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let refuse = |why: &str| {
-            format!(
-                "network address parse error during conversion from string: network address parse error: netip.ParsePrefix({text:?}): {why}"
-            )
+            let head = "network address parse error during conversion from string: network address parse error";
+            format!("{head}: netip.ParsePrefix({text:?}): {why}")
         };
         let (address, bits) = text.split_once('/').ok_or_else(|| refuse("no '/'"))?;
         let address: IpAddr = address.parse().map_err(|_| refuse("unable to parse IP"))?;

@@ -50,9 +50,8 @@ pub(super) struct Lexed {
 }
 
 /// Longer ones first.
-const SYMBOLS: [&str; 23] = [
-    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/",
-];
+const SYMBOLS: [&str; 23] =
+    ["==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/"];
 
 pub(super) fn lex(source: &str) -> Lexed {
     let characters: Vec<char> = source.chars().collect();

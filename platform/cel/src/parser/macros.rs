@@ -36,6 +36,7 @@ impl Parser {
             ("transformMapEntry", 3 | 4) => self.transform(at, "entry", target, args, true),
             ("optMap", 2) => self.optional(at, target, args, true),
             ("optFlatMap", 2) => self.optional(at, target, args, false),
+            ("sortBy", 2) => self.sort_by(at, target, args),
             ("bind", 3) if matches!(&target.kind, Kind::Ident(name) if &**name == "cel") => self.bind_macro(at, args),
             _ => self.node(at, Kind::Call { function: name.into(), target: Some(Box::new(target)), args }),
         }
@@ -159,6 +160,16 @@ impl Parser {
         self.node(at, Kind::Comprehension(Box::new(inner)))
     }
 
+    /// `target.sortBy(v, key)`: the target is bound to a name, as it is needed twice.
+    fn sort_by(&mut self, at: usize, target: Expr, args: Vec<Expr>) -> Option<Expr> {
+        let bound: Arc<str> = "@__sortBy_input__".into();
+        let input = self.node(at, Kind::Ident(bound.clone()))?;
+        let keys = self.transform(at, "list", input, args, false)?;
+        let input = Some(Box::new(self.node(at, Kind::Ident(bound.clone()))?));
+        let sorted = self.node(at, Kind::Call { function: "@sortByAssociatedKeys".into(), target: input, args: vec![keys] })?;
+        self.bind(at, bound, target, sorted)
+    }
+
     fn bind_macro(&mut self, at: usize, args: Vec<Expr>) -> Option<Expr> {
         let mut args = args.into_iter();
         let name = self.simple_name(&args.next()?, "cel.bind() variable names must be simple identifiers")?;
@@ -190,7 +201,7 @@ impl Parser {
         let variable = self.simple_name(&args.next()?, "optMap() variable name must be a simple identifier")?;
         let mapped = args.next()?;
         let bound: Arc<str> = "@target".into();
-        let mut method = |parser: &mut Self, function: &str| {
+        let method = |parser: &mut Self, function: &str| {
             let target = Some(Box::new(parser.node(at, Kind::Ident(bound.clone()))?));
             parser.node(at, Kind::Call { function: function.into(), target, args: Vec::new() })
         };

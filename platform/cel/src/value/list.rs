@@ -1,11 +1,17 @@
 //! Lists: of the object, or made by the expression.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use serde_json::Value as Json;
 
-use super::{Val, from_json};
-use crate::{EvaluationError, declaration::Declaration};
+use super::{Val, equal::item_key, from_json};
+use crate::{
+    EvaluationError,
+    declaration::{Declaration, ListType},
+};
 
 /// A list that costs nothing to clone.
 #[derive(Debug, Clone)]
@@ -15,7 +21,12 @@ pub struct List<'a>(Repr<'a>);
 enum Repr<'a> {
     Json(&'a [Json], Option<&'a Declaration>),
     Owned(Arc<Vec<Val<'a>>>, Option<&'a Declaration>),
+    /// Two lists, one after the other.
+    Both(Arc<(List<'a>, List<'a>)>),
 }
+
+/// More items than an object can have; no list grows beyond.
+pub(crate) const MAX_ITEMS: usize = 1 << 21;
 
 impl<'a> List<'a> {
     pub(crate) fn json(items: &'a [Json], declaration: Option<&'a Declaration>) -> Self {
@@ -35,6 +46,7 @@ impl<'a> List<'a> {
     pub(crate) fn declaration(&self) -> Option<&'a Declaration> {
         match &self.0 {
             Repr::Json(_, declaration) | Repr::Owned(_, declaration) => *declaration,
+            Repr::Both(_) => None,
         }
     }
 
@@ -42,6 +54,7 @@ impl<'a> List<'a> {
         match &self.0 {
             Repr::Json(items, _) => items.len(),
             Repr::Owned(items, _) => items.len(),
+            Repr::Both(both) => both.0.len().saturating_add(both.1.len()),
         }
     }
 
@@ -58,6 +71,10 @@ impl<'a> List<'a> {
                 items.get(at).map(|item| from_json(item, declaration.and_then(Declaration::element)))
             }
             Repr::Owned(items, _) => items.get(at).cloned().map(Ok),
+            Repr::Both(both) => match at.checked_sub(both.0.len()) {
+                None => both.0.get(at),
+                Some(at) => both.1.get(at),
+            },
         }
     }
 
@@ -83,4 +100,34 @@ impl<'a> List<'a> {
         Arc::make_mut(&mut items).extend(more);
         Ok(Self(Repr::Owned(items, None)))
     }
+}
+
+/// `a + b`, as `a`'s schema wants it: a set has each item once, in a map list what is new takes the place of what has its keys.
+///
+/// # Errors
+///
+/// When what the object holds there does not fit its schema; when the list would be too long.
+pub(crate) fn merged<'a>(a: &List<'a>, b: &List<'a>) -> Result<List<'a>, EvaluationError> {
+    if a.len().saturating_add(b.len()) > MAX_ITEMS {
+        return Err(EvaluationError::CostLimit);
+    }
+    let declaration = a.declaration();
+    let names: &[String] = match declaration.map(Declaration::list_type) {
+        Some(ListType::Set) => &[],
+        Some(ListType::Map(names)) => names,
+        _ => return Ok(List(Repr::Both(Arc::new((a.clone(), b.clone()))))),
+    };
+    let mut items = a.items()?;
+    let mut places: HashMap<String, usize> = items.iter().enumerate().map(|(at, item)| (item_key(item, names), at)).collect();
+    for item in b.iter() {
+        let item = item?;
+        match places.entry(item_key(&item, names)) {
+            Entry::Occupied(place) => items[*place.get()] = item,
+            Entry::Vacant(place) => {
+                place.insert(items.len());
+                items.push(item);
+            }
+        }
+    }
+    Ok(List::declared(items, declaration))
 }

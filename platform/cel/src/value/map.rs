@@ -44,6 +44,11 @@ impl<'a> Key<'a> {
         }
     }
 
+    /// The key of a name.
+    pub(crate) fn text(name: &str) -> Self {
+        Self::String(Text::Shared(name.into()))
+    }
+
     /// The same for a lookup, where a floating-point number that is whole will do too.
     pub(crate) fn lookup(value: &Val<'a>) -> Option<Self> {
         match value {
