@@ -419,7 +419,7 @@ mod tests {
         for line in TABLE.lines().filter(|line| !line.is_empty()) {
             assert!(parse(line).is_some(), "{line}");
         }
-        let add = &overloads("_+_").expect("a function")[7];
+        let add = &overloads("_+_").expect("a function")[6];
         assert_eq!((add.id.as_str(), add.params, add.args.len()), ("add_list", 1, 2));
         assert_eq!(overloads("@in").expect("a function")[1].params, 2);
         assert_eq!(overloads("isURL").expect("a function")[0].params, 0);

@@ -617,3 +617,67 @@ fn authorizer() {
     }
     assert!(Program::compile(&environment, "authorizer.check('get')").is_err());
 }
+
+#[test]
+fn costs_are_those_of_upstream() {
+    // `apiextensions-apiserver/pkg/apiserver/schema/cel/{celcoststability,compilation}_test.go`.
+    let text = json!({"type": "string"});
+    let schema = json!({"type": "object", "properties": {
+        "val": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "array": {"type": "array", "items": {"type": "integer"}},
+        "min": {"x-kubernetes-int-or-string": true}, "current": {"type": "integer"}, "available": {"type": "integer"},
+        "listMap": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+            "items": {"type": "object", "properties": {"k": text, "v": text, "v2": text}}}}});
+    let object = json!({"val": {"b": 1, "d": 2}, "array": [1, 1, 2, 2, 3, 3, 4, 5], "min": "50%", "current": 5, "available": 10,
+        "listMap": [{"k": "a1", "v": "b1"}, {"k": "a2", "v": "b2"}, {"k": "a3", "v": "b3", "v2": "z"}]});
+    let declaration = Declaration::new(&schema, false).expect("a declaration");
+    let environment = Environment::new([]).with_declaration("self", &declaration);
+    for (source, wanted) in [
+        ("!('a' in self.val)", 4),
+        ("self.val.all(k, self.val[k] > 0)", 17),
+        ("!self.val.exists(k, self.val[k] == 3)", 20),
+        ("size(self.val.filter(k, self.val[k] > 1)) == 1", 26),
+        ("self.val.all(k, v, v > 0)", 13),
+        ("self.val.transformMap(k, v, v > 1, v + 1).size() == 1", 14),
+        ("self.val.transformMapEntry(k, v, v > 1, {k + '2': v + 1}).size() == 1", 45),
+        ("has(self.listMap[0].v)", 3),
+        ("self.listMap.all(m, !has(m.v2) || m.v2 == 'z')", 21),
+        ("self.listMap.exists_one(m, m.k == 'a3')", 15),
+        ("self.listMap.map(m, m.v).exists(v, v == 'b1')", 55),
+        ("self.listMap.exists(m, m.v2 == 'z')", 24),
+        ("self.listMap.transformList(i, m, m.v).size() == 3", 47),
+        ("2 in self.array", 10),
+        ("self.array.map(e, e * 20).filter(e, e > 50).exists(e, e == 60)", 194),
+        ("self.array.transformList(i, e, e > 2, e * 2).size() > 0", 77),
+        (
+            "type(self.min) == int ? self.current <= self.min : \
+             double(self.current) / double(self.available) >= double(self.min.replace('%', '')) / 100.0",
+            17,
+        ),
+    ] {
+        let program = Program::compile(&environment, source).expect(source);
+        let mut budget = Budget::new(RUNTIME_BUDGET);
+        let value = program.evaluate(&Bindings::new().declared("self", &object, &declaration), &mut budget);
+        assert_eq!(value.map(|value| value.as_bool()), Ok(Some(true)), "{source}");
+        assert_eq!(budget.spent(), wanted, "{source}");
+    }
+    let list = |item: &str| json!({"type": "array", "items": {"type": item}});
+    for (schema, source, wanted) in [
+        (list("number"), "self.all(x, true)", 4_718_591),
+        (list("string"), "self.all(x, true)", 3_145_727),
+        (list("boolean"), "self.all(x, true)", 1_887_437),
+        (json!({"type": "object", "additionalProperties": {"type": "number"}}), "self.all(x, true)", 1_348_169),
+        (json!({"type": "array", "maxItems": 10, "items": {"type": "number"}}), "self.all(x, true)", 32),
+        (text.clone(), "self.contains('test')", 314_574),
+        (json!({"type": "string", "maxLength": 10}), "self.contains('test')", 5),
+        (text.clone(), "self.startsWith('test')", 2),
+        (text.clone(), "size(self + 'hello') > size('hello')", 314_578),
+        (list("number"), "self[1] == 0.0", 2),
+        (list("string"), "self[1] == self[1]", 314_577),
+    ] {
+        let declaration = Declaration::new(&schema, false).expect("a declaration");
+        let environment = Environment::new([]).with_declaration("self", &declaration);
+        let program = Program::compile(&environment, source).expect(source);
+        assert_eq!(program.max_cost(), wanted, "{source} over {schema}");
+    }
+}
