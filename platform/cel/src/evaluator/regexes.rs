@@ -38,10 +38,16 @@ fn translated(pattern: &str) -> String {
     let mut class = false;
     // Where a class may begin with `]`.
     let mut first = false;
+    // After `\d` and its like a `-` is no range.
+    let mut shorthand = false;
     while let Some(character) = characters.next() {
         let was_first = std::mem::take(&mut first);
+        let was_shorthand = std::mem::take(&mut shorthand);
         match character {
-            '\\' => escape(&mut text, &mut characters, class),
+            '\\' => {
+                shorthand = matches!(characters.peek(), Some('d' | 'w' | 's' | 'D' | 'W' | 'S'));
+                escape(&mut text, &mut characters, class);
+            }
             '[' if !class => {
                 class = true;
                 text.push('[');
@@ -70,7 +76,7 @@ fn translated(pattern: &str) -> String {
                 text.push('\\');
                 text.push(character);
             }
-            '-' if class && text.ends_with('-') => text.push_str("\\-"),
+            '-' if class && (was_shorthand || text.ends_with('-')) => text.push_str("\\-"),
             _ => text.push(character),
         }
     }
@@ -126,6 +132,7 @@ mod tests {
             (r"^\d+$", "\u{661}\u{662}", false),
             (r"^[\w-]+$", "a-b_1", true),
             (r"^\w$", "ä", false),
+            (r"^[\w-.]+$", "a-b.c", true),
             (r"^[[]$", "[", true),
             (r"^[]a]+$", "]a", true),
             (r"^[[:alpha:]]+$", "ab", true),
