@@ -1,24 +1,28 @@
 //! Custom resources: what a CustomResourceDefinition makes of the registry.
 //!
 //! A definition becomes one registry row a version, and from there on its kind goes the way of every other. Follows
-//! `staging/src/k8s.io/apiextensions-apiserver` (naming, establishing and finalizing controllers). CEL rules are not evaluated:
-//! definitions that have them are answered with a `Warning`.
+//! `staging/src/k8s.io/apiextensions-apiserver` (naming, establishing and finalizing controllers). Validation rules are compiled
+//! when the definition is served, and kept with its rows.
 
 mod conversion; // From version to version,
 mod definition; // What a definition says,
 mod keywords; // what its schema asks of values,
+mod rules; // what its validation rules ask,
 mod schema; // and of their shape.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
-use pharos_api::registry::Kind;
+use pharos_api::{
+    registry::Kind,
+    validation::{ErrorType, FieldError},
+};
 use pharos_store::{Cache, EventType, Item, Scope, Start};
 use pharos_telemetry::Ctx;
 use serde_json::{Value, json};
 
 pub(crate) use conversion::convert;
-pub(crate) use definition::{FINALIZER, validate, warnings};
+pub(crate) use definition::{FINALIZER, validate};
 pub(crate) use keywords::check as check_keywords;
 
 use crate::{
@@ -47,6 +51,8 @@ struct Rows {
     conversion: Option<Arc<conversion::Conversion>>,
     /// By version.
     scales: HashMap<String, ScalePaths>,
+    /// Validation rules, by version.
+    rules: HashMap<String, Arc<rules::Rules>>,
 }
 
 /// Where a custom kind's scale is.
@@ -70,6 +76,30 @@ pub(crate) fn scale_paths(api: &Api, kind: &Kind) -> Option<ScalePaths> {
 fn conversion_of(api: &Api, kind: &Kind) -> Option<Arc<conversion::Conversion>> {
     let rows = api.0.custom.rows.read();
     rows.get(&(kind.group.to_string(), kind.plural.to_string()))?.conversion.clone()
+}
+
+/// What a custom object's validation rules say, `errors` being what is wrong with it already; `old` is what an update changes.
+pub(crate) fn check_rules(api: &Api, kind: &Kind, object: &Value, old: Option<&Value>, errors: &[FieldError]) -> rules::Findings {
+    let rules = {
+        let rows = api.0.custom.rows.read();
+        let found = rows.get(&(kind.group.to_string(), kind.plural.to_string()));
+        found.and_then(|rows| rows.rules.get(kind.version.as_ref()).cloned())
+    };
+    let Some(rules) = rules else { return rules::Findings::default() };
+    // Rules may count on the types, sizes and fields that the schema promises.
+    let blocking = |error: &FieldError| {
+        matches!(
+            error.ty,
+            ErrorType::NotSupported | ErrorType::Required | ErrorType::TooLong | ErrorType::TooMany | ErrorType::TypeInvalid
+        )
+    };
+    if errors.iter().any(blocking) {
+        let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete \
+                      validation";
+        let error = crate::strategy::field_error(ErrorType::Invalid, "<nil>", Value::Null, detail);
+        return rules::Findings { errors: vec![error], warnings: Vec::new() };
+    }
+    rules.check(object, old)
 }
 
 /// Serves the definitions that were established before.
@@ -132,7 +162,10 @@ async fn serve(api: &Api, definition: &Value) -> Result<()> {
     let key = (first.group.to_string(), first.plural.to_string());
     api.0.storage.attach(first).await?;
     let conversion = conversion::Conversion::parse(definition).map(Arc::new);
-    let before = api.0.custom.rows.write().insert(key, Rows { kinds: kinds.clone(), conversion, scales }).unwrap_or_default();
+    let known = api.0.custom.rows.read().get(&key).map(|rows| rows.rules.clone()).unwrap_or_default();
+    let rules = definition::compiled_rules(definition, &known);
+    let rows = Rows { kinds: kinds.clone(), conversion, scales, rules };
+    let before = api.0.custom.rows.write().insert(key, rows).unwrap_or_default();
     api.0.resources.change(|registry| {
         for kind in &before.kinds {
             registry.remove(&kind.group, &kind.version, &kind.plural);

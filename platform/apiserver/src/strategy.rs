@@ -225,7 +225,6 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 /// What is legal but does nothing here yet, so that nobody is left to believe it does.
 pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     match noun(kind) {
-        ("apiextensions.k8s.io", "customresourcedefinitions") => custom::warnings(object),
         ("admissionregistration.k8s.io", resource) if resource.contains("admissionpolic") => {
             vec![format!("{resource} are stored but not enforced: this API server does not evaluate admission policies")]
         }

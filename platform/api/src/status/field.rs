@@ -11,6 +11,8 @@ pub enum ErrorType {
     Required,
     /// `FieldValueInvalid`.
     Invalid,
+    /// `FieldValueInvalid` of a value that is not shown (`field.OmitValueType`).
+    InvalidUnshown,
     /// `FieldValueDuplicate`.
     Duplicate,
     /// `FieldValueForbidden`.
@@ -47,7 +49,7 @@ impl ErrorType {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Invalid | Self::InvalidUnshown => "FieldValueInvalid",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
             Self::NotFound => "FieldValueNotFound",
@@ -62,7 +64,7 @@ impl ErrorType {
     fn text(self) -> &'static str {
         match self {
             Self::Required => "Required value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid | Self::InvalidUnshown | Self::TypeInvalid => "Invalid value",
             Self::Duplicate => "Duplicate value",
             Self::Forbidden => "Forbidden",
             Self::NotFound => "Not found",
@@ -139,6 +141,7 @@ impl FieldError {
         let kind = self.ty.text();
         let head = match (self.ty, &self.value) {
             (ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::Internal, _) => kind.to_owned(),
+            (ErrorType::InvalidUnshown, _) => kind.to_owned(),
             (_, Value::String(s)) => format!("{kind}: {}", go_quote(s)),
             (_, value) => format!("{kind}: {value}"),
         };

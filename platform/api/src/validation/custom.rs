@@ -1,4 +1,5 @@
-//! Custom resources, by their structural schema: types and required fields. (Formats, bounds and CEL rules are not checked.)
+//! Custom resources, by their structural schema: types and required fields. (Bounds and validation rules are the
+//! API server's; formats are not checked.)
 
 use serde_json::Value;
 

@@ -9,7 +9,11 @@ use pharos_api::{
 };
 use serde_json::{Value, json};
 
-use super::{ScalePaths, schema};
+use super::{
+    ScalePaths,
+    rules::{Rules, check_definition},
+    schema,
+};
 
 /// Holds a definition until its objects are gone.
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -282,22 +286,36 @@ pub(crate) fn validate(definition: &Value) -> Vec<FieldError> {
             errors.push(error(ErrorType::Invalid, &field, found, "must be object at the root"));
         }
     }
+    if errors.is_empty() {
+        errors = rules(definition);
+    }
     errors
 }
 
-/// What a definition asks for and does not get.
-pub(crate) fn warnings(definition: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if versions(definition).any(|version| mentions(version, "x-kubernetes-validations")) {
-        warnings.push("x-kubernetes-validations are stored but not evaluated: this API server has no CEL".to_owned());
+/// What is wrong with validation rules. A schema that all versions share is at the place upstream's internal type has for it.
+fn rules(definition: &Value) -> Vec<FieldError> {
+    let mut schemas = versions(definition).map(|version| &version["schema"]["openAPIV3Schema"]);
+    let Some(first) = schemas.next() else { return Vec::new() };
+    if schemas.all(|schema| schema == first) {
+        return check_definition(first, "spec.validation.openAPIV3Schema");
     }
-    warnings
+    let versions = versions(definition).enumerate();
+    versions
+        .flat_map(|(at, version)| {
+            check_definition(&version["schema"]["openAPIV3Schema"], &format!("spec.versions[{at}].schema.openAPIV3Schema"))
+        })
+        .collect()
 }
 
-fn mentions(value: &Value, key: &str) -> bool {
-    match value {
-        Value::Object(map) => map.contains_key(key) || map.values().any(|value| mentions(value, key)),
-        Value::Array(items) => items.iter().any(|value| mentions(value, key)),
-        _ => false,
+/// The validation rules of each version, by its name; those of a schema that did not change are kept.
+pub(super) fn compiled_rules(definition: &Value, before: &HashMap<String, Arc<Rules>>) -> HashMap<String, Arc<Rules>> {
+    let mut all = HashMap::new();
+    for version in versions(definition) {
+        let (name, schema) = (text(&version["name"]).to_string(), &version["schema"]["openAPIV3Schema"]);
+        let known = before.get(&name).filter(|rules| rules.is_of(schema)).cloned();
+        if let Some(rules) = known.or_else(|| Rules::new(schema).map(Arc::new)) {
+            all.insert(name, rules);
+        }
     }
+    all
 }

@@ -13,7 +13,7 @@ use crate::{
     admission::{self, Attributes, Operation, Options, resource_quota},
     body, bootstrap,
     call::Call,
-    convert, managed_fields, names,
+    convert, custom, managed_fields, names,
     negotiate::Offer,
     options::WriteOptions,
     respond::{self, Stored},
@@ -101,6 +101,9 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
     let mut errors = pharos_api::validation::validate(kind, &object, None);
     bootstrap::allow_own_address(call, &name, &mut errors);
     errors.extend(strategy::validate_create(kind, &object));
+    if kind.custom {
+        errors.extend(custom::check_rules(&call.api, kind, &object, None, &errors).errors);
+    }
     if !errors.is_empty() {
         return Err(call.invalid(&name, &errors));
     }

@@ -20,7 +20,7 @@ use crate::{
     api::Api,
     authz, body, bootstrap,
     call::Call,
-    convert, managed_fields,
+    convert, custom, managed_fields,
     negotiate::Offer,
     options::WriteOptions,
     respond,
@@ -309,6 +309,11 @@ async fn prepare(
     };
     bootstrap::allow_own_address(call, name, &mut errors);
     errors.extend(strategy::validate_update(kind, part, &new, old));
+    if kind.custom && matches!(part, Part::Main | Part::Status | Part::Internal("scale")) {
+        let findings = custom::check_rules(&call.api, kind, &new, Some(old), &errors);
+        errors.extend(findings.errors);
+        findings.warnings.into_iter().for_each(|warning| call.warn(warning));
+    }
     if !errors.is_empty() {
         return Err(call.invalid(name, &errors));
     }

@@ -14,4 +14,5 @@ mod plugins;
 mod pod_security;
 mod protobuf;
 mod refusals;
+mod rules;
 mod webhooks;
