@@ -1,8 +1,8 @@
-//! Admission: what is changed in an object, or refused, because of who asks, of what else is stored, or of what a webhook
-//! says.
+//! Admission: what is changed in an object, or refused, because of who asks, of what else is stored, or of what a policy or a
+//! webhook says.
 //!
-//! Each built-in plugin is a file with upstream's name; [`webhook`] asks other servers. [`mutate`] runs before defaults are
-//! applied a second time, [`validate`] on the final object. Validation that concerns the object alone is not here but in
+//! Each built-in plugin is a file with upstream's name; [`policy`] evaluates expressions, [`webhook`] asks other servers.
+//! [`mutate`] runs before defaults are applied a second time, [`validate`] on the final object. Validation that concerns the object alone is not here but in
 //! `pharos-api`.
 
 use parking_lot::Mutex;
@@ -17,17 +17,25 @@ use crate::{
 };
 use pharos_api::registry::Kind;
 
+pub(crate) mod conditions; // Whom webhooks and policies are for,
+mod expression;
+mod matching;
+mod request; // and how they are told.
+mod versions;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
+pub(crate) mod policy;
 mod priority;
 pub(crate) mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
 pub(crate) mod webhook;
+
+const GROUP: &str = "admissionregistration.k8s.io";
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +94,20 @@ impl Attributes<'_> {
         self.kind.group == group && self.kind.plural == resource && self.operation == operation && self.subresource.is_empty()
     }
 
+    /// Tells the client something on the side, once however often the write is tried.
+    fn warn(&self, text: String) {
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Tells the audit log something about the request.
+    fn annotate(&self, key: &str, value: &str) {
+        let Attributes { namespace, name, .. } = self;
+        tracing::debug!(key, value, namespace, name, "audit annotation of an admission plugin");
+    }
+
     /// 403 with upstream's `pods "a" is forbidden: …`.
     fn forbidden(&self, why: &str) -> Status {
         crate::status::forbidden(&self.kind.group, &self.kind.plural, self.name, why)
@@ -94,23 +116,52 @@ impl Attributes<'_> {
 
 /// Changes the object of a create or update, or refuses it.
 pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    let mut mutation = webhook::Mutation::default();
+    let mut configured = Configured::default();
     builtin(attributes, object, old).await?;
-    if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
-        // What a webhook has added is subject to the plugins too, and webhooks that ask for it see what others did.
+    if configured.mutate(attributes, object, old).await? {
+        // What policies and webhooks have added is subject to the plugins too, and those that ask for it see what others did.
         builtin(attributes, object, old).await?;
-        webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
+        configured.mutate(attributes, object, old).await?;
     }
     Ok(())
 }
 
-/// Asks the webhooks about what is no object of its own: the body of a subresource, the options of a connection.
+/// Asks policies and webhooks about what is no object of its own: the body of a subresource, the options of a connection.
 pub(crate) async fn review(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    let mut mutation = webhook::Mutation::default();
-    if webhook::mutate(attributes, &mut mutation, Some(object), old).await? {
-        webhook::mutate(attributes, &mut mutation, Some(object), old).await?;
+    let mut configured = Configured::default();
+    if configured.mutate(attributes, object, old).await? {
+        configured.mutate(attributes, object, old).await?;
     }
+    policy::validate(attributes, Some(object), old).await?;
     webhook::validate(attributes, Some(object), old).await
+}
+
+/// What the cluster's own policies and webhooks do to a write, in up to two rounds.
+#[derive(Default)]
+struct Configured {
+    policies: policy::Mutation,
+    webhooks: webhook::Mutation,
+}
+
+impl Configured {
+    /// Whether one of them changed the object.
+    async fn mutate(&mut self, attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<bool, Status> {
+        let by_policies = policy::mutate(attributes, &mut self.policies, object, old).await?;
+        let by_webhooks = webhook::mutate(attributes, &mut self.webhooks, Some(object), old).await?;
+        Ok(by_policies || by_webhooks)
+    }
+}
+
+/// Whether neither policies nor webhooks see a write, whatever their rules say.
+fn exempt(attributes: &Attributes<'_>) -> bool {
+    if attributes.options == Options::Unreviewed {
+        return true;
+    }
+    // What decides about everything else must stay changeable.
+    if policy::is_policy(&attributes.kind.group, &attributes.kind.plural) {
+        return true;
+    }
+    attributes.user.username == "system:apiserver" && !attributes.api.0.webhooks.is_bootstrapped()
 }
 
 async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
@@ -138,5 +189,6 @@ pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>
         priority::validate(attributes, object).await?;
     }
     crate::authz_hooks::admit(attributes, object, old)?;
+    policy::validate(attributes, object, old).await?;
     webhook::validate(attributes, object, old).await
 }

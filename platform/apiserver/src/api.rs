@@ -23,7 +23,11 @@ use tracing::Instrument as _;
 
 use crate::{
     Config, Error, Result,
-    admission::webhook::{self, Webhooks},
+    admission::{
+        self,
+        policy::{self, Policies},
+        webhook::{self, Webhooks},
+    },
     aggregation::{self, Aggregation},
     authn::{self, Authenticator, UserInfo, impersonation, issuer::TokenIssuer},
     authz::{self, Authorizer},
@@ -93,6 +97,8 @@ pub(crate) struct Inner {
     pub(crate) custom: crate::custom::Custom,
     pub(crate) upstream: connect::Upstream,
     pub(crate) webhooks: Webhooks,
+    pub(crate) policies: Policies,
+    pub(crate) match_conditions: admission::conditions::Metrics,
     pub(crate) outbound: Outbound,
     pub(crate) aggregation: Aggregation,
     readonly: Arc<Semaphore>,
@@ -138,6 +144,8 @@ impl Api {
             custom: crate::custom::Custom::default(),
             upstream,
             webhooks: Webhooks::new(registry)?,
+            policies: Policies::new(registry)?,
+            match_conditions: admission::conditions::Metrics::new(registry)?,
             outbound: Outbound::default(),
             aggregation: Aggregation::default(),
             readonly: Arc::new(Semaphore::new(config.max_requests_inflight)),
@@ -154,6 +162,7 @@ impl Api {
         }
         background::prime(&api)?;
         webhook::prime(&api);
+        policy::prime(&api);
         crate::custom::load(&api).await?;
         Ok(api)
     }

@@ -65,6 +65,7 @@ pub(crate) async fn start(api: &Api, ctx: &Ctx) -> Result<()> {
         ctx.spawn("quota count", count_quotas(api.clone(), ctx.clone(), cache));
     }
     crate::admission::webhook::follow(api, ctx);
+    crate::admission::policy::follow(api, ctx);
     crate::aggregation::start(api, ctx);
     crate::custom::start(api, ctx);
     Ok(())

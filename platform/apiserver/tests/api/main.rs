@@ -7,6 +7,7 @@ mod remote;
 mod aggregation;
 mod conversion;
 mod objects;
+mod policies;
 mod protobuf;
 mod refusals;
 mod rules;

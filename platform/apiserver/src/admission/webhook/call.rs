@@ -48,7 +48,7 @@ pub(super) async fn ask(
         .map_err(|why| Failure::Call(format!("received invalid webhook response: {why}")))?;
     attributes.warnings.lock().extend(answer.warnings.iter().cloned());
     for (key, value) in &answer.audit_annotations {
-        tracing::debug!(webhook = hook.name, key, value, "audit annotation of an admission webhook");
+        attributes.annotate(&format!("{}/{key}", hook.name), value);
     }
     if !answer.allowed {
         return Err(Failure::Refused(refusal(&hook.name, &answer.result)));
