@@ -5,6 +5,7 @@ pub mod json;
 pub mod managed_fields;
 pub mod merge;
 pub mod strategic;
+pub mod structured;
 
 mod field_set;
 mod typed;

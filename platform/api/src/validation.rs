@@ -20,6 +20,7 @@ mod flowcontrol;
 mod meta;
 mod network;
 mod pod;
+mod policy;
 mod quota;
 mod service;
 mod storage;
@@ -75,6 +76,10 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
             admission::webhook_configuration(&root, false, &mut errors);
         }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => policy::validating(&root, &mut errors),
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => policy::mutating(&spec, &mut errors),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => policy::binding(&spec, false, &mut errors),
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => policy::binding(&spec, true, &mut errors),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             required(kind.schema(), &root, &mut errors);
             admission::conversion(&spec.field("conversion"), &mut errors);
@@ -105,6 +110,7 @@ pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
             }
         }
         ("", "ResourceQuota") => quota::resource_quota_status(&status, &mut errors),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => policy::status(&status, &mut errors),
         _ => {}
     }
     errors

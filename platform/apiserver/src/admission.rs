@@ -1,8 +1,8 @@
-//! Admission: what is changed in an object, or refused, because of who asks, of what else is stored, or of what a webhook
-//! says.
+//! Admission: what is changed in an object, or refused, because of who asks, of what else is stored, or of what a policy or a
+//! webhook says.
 //!
-//! Each built-in plugin is a file with upstream's name; [`webhook`] asks other servers. [`mutate`] runs before defaults are
-//! applied a second time, [`validate`] on the final object. Validation that concerns the object alone is not here but in
+//! Each built-in plugin is a file with upstream's name; [`policy`] evaluates expressions, [`webhook`] asks other servers.
+//! [`mutate`] runs before defaults are applied a second time, [`validate`] on the final object. Validation that concerns the object alone is not here but in
 //! `pharos-api`.
 
 use parking_lot::Mutex;
@@ -19,6 +19,11 @@ use crate::{
 };
 use pharos_api::registry::Kind;
 
+pub(crate) mod conditions; // Whom webhooks and policies are for,
+mod expression;
+mod matching;
+mod request; // and how they are told.
+mod versions;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
@@ -30,6 +35,7 @@ mod pod_resize_validator;
 mod pod_resources; // What several plugins count.
 pub(crate) mod pod_security;
 mod pod_topology_labels;
+pub(crate) mod policy;
 mod priority;
 pub(crate) mod resource_quota;
 mod runtime_class;
@@ -40,6 +46,8 @@ pub(crate) mod webhook;
 
 pub(crate) use metrics::Metrics;
 use metrics::{Lap, Plugin, Step};
+
+const GROUP: &str = "admissionregistration.k8s.io";
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,34 +139,75 @@ async fn mutate_with(
     old: Option<&Value>,
     lap: &mut Lap<'_>,
 ) -> Result<(), Status> {
-    let mut mutation = webhook::Mutation::default();
+    let mut configured = Configured::default();
     builtin(attributes, object, old, lap).await?;
-    let changed = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
-    if lap.done(Plugin::MutatingAdmissionWebhook, changed)? {
-        // What a webhook has added is subject to the plugins too, and webhooks that ask for it see what others did.
+    if configured.mutate(attributes, object, old, lap).await? {
+        // What policies and webhooks have added is subject to the plugins too, and those that ask for it see what others did.
         builtin(attributes, object, old, lap).await?;
-        let again = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
-        lap.done(Plugin::MutatingAdmissionWebhook, again)?;
+        configured.mutate(attributes, object, old, lap).await?;
     }
     Ok(())
 }
 
 /// Reviews what is no object of its own: the body of a subresource, the options of a connection.
 pub(crate) async fn review(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    let mut mutation = webhook::Mutation::default();
     let mut lap = attributes.api.0.admission.begin(Step::Admit, attributes.operation);
+    let outcome = review_with(attributes, object, old, &mut lap).await;
+    lap.end(outcome)?;
+    let mut lap = attributes.api.0.admission.begin(Step::Validate, attributes.operation);
+    let outcome = validate_configured(attributes, Some(object), old, &mut lap).await;
+    lap.end(outcome)
+}
+
+async fn review_with(
+    attributes: &Attributes<'_>,
+    object: &mut Value,
+    old: Option<&Value>,
+    lap: &mut Lap<'_>,
+) -> Result<(), Status> {
+    let mut configured = Configured::default();
     pod_topology_labels::mutate(attributes, object);
     lap.done(Plugin::PodTopologyLabels, Ok::<_, Status>(()))?;
-    let changed = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
-    if lap.done(Plugin::MutatingAdmissionWebhook, changed)? {
-        let again = webhook::mutate(attributes, &mut mutation, Some(object), old).await;
-        lap.done(Plugin::MutatingAdmissionWebhook, again)?;
+    if configured.mutate(attributes, object, old, lap).await? {
+        configured.mutate(attributes, object, old, lap).await?;
     }
-    lap.end(Ok::<_, Status>(()))?;
-    let mut lap = attributes.api.0.admission.begin(Step::Validate, attributes.operation);
-    let outcome = webhook::validate(attributes, Some(object), old).await;
-    let outcome = lap.done(Plugin::ValidatingAdmissionWebhook, outcome);
-    lap.end(outcome)
+    Ok(())
+}
+
+/// What the cluster's own policies and webhooks do to a write, in up to two rounds.
+#[derive(Default)]
+struct Configured {
+    policies: policy::Mutation,
+    webhooks: webhook::Mutation,
+}
+
+impl Configured {
+    /// Whether one of them changed the object.
+    async fn mutate(
+        &mut self,
+        attributes: &Attributes<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+        lap: &mut Lap<'_>,
+    ) -> Result<bool, Status> {
+        let outcome = policy::mutate(attributes, &mut self.policies, object, old).await;
+        let by_policies = lap.done(Plugin::MutatingAdmissionPolicy, outcome)?;
+        let outcome = webhook::mutate(attributes, &mut self.webhooks, Some(object), old).await;
+        let by_webhooks = lap.done(Plugin::MutatingAdmissionWebhook, outcome)?;
+        Ok(by_policies || by_webhooks)
+    }
+}
+
+/// Whether neither policies nor webhooks see a write, whatever their rules say.
+fn exempt(attributes: &Attributes<'_>) -> bool {
+    if attributes.options == Options::Unreviewed {
+        return true;
+    }
+    // What decides about everything else must stay changeable.
+    if policy::is_policy(&attributes.kind.group, &attributes.kind.plural) {
+        return true;
+    }
+    attributes.user.username == "system:apiserver" && !attributes.api.0.webhooks.is_bootstrapped()
 }
 
 async fn builtin(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>, lap: &mut Lap<'_>) -> Result<(), Status> {
@@ -215,5 +264,16 @@ async fn validate_with(
         lap.done(Plugin::PodResizeValidator, pod_resize_validator::validate(attributes, object, old).await)?;
     }
     lap.done(Plugin::NodeRestriction, crate::authz_hooks::admit(attributes, object, old))?;
+    validate_configured(attributes, object, old, lap).await
+}
+
+/// What the cluster's own policies and webhooks say to the final object.
+async fn validate_configured(
+    attributes: &Attributes<'_>,
+    object: Option<&Value>,
+    old: Option<&Value>,
+    lap: &mut Lap<'_>,
+) -> Result<(), Status> {
+    lap.done(Plugin::ValidatingAdmissionPolicy, policy::validate(attributes, object, old).await)?;
     lap.done(Plugin::ValidatingAdmissionWebhook, webhook::validate(attributes, object, old).await)
 }

@@ -27,6 +27,7 @@ use crate::{
     admission::{
         self,
         pod_security::PodSecurity,
+        policy::{self, Policies},
         webhook::{self, Webhooks},
     },
     aggregation::{self, Aggregation},
@@ -105,6 +106,8 @@ pub(crate) struct Inner {
     pub(crate) upstream: connect::Upstream,
     pub(crate) webhooks: Webhooks,
     pub(crate) pod_security: PodSecurity,
+    pub(crate) policies: Policies,
+    pub(crate) match_conditions: admission::conditions::Metrics,
     pub(crate) outbound: Outbound,
     pub(crate) aggregation: Aggregation,
     pub(crate) flowcontrol: FlowControl,
@@ -194,6 +197,8 @@ impl Api {
             upstream,
             webhooks: Webhooks::new(registry)?,
             pod_security: PodSecurity::new(registry)?,
+            policies: Policies::new(registry)?,
+            match_conditions: admission::conditions::Metrics::new(registry)?,
             outbound: Outbound::default(),
             aggregation: Aggregation::default(),
             flowcontrol: FlowControl::new(&config, registry)?,
@@ -210,6 +215,7 @@ impl Api {
         }
         background::prime(&api)?;
         webhook::prime(&api);
+        policy::prime(&api);
         crate::custom::load(&api).await?;
         Ok(api)
     }

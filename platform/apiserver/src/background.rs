@@ -120,6 +120,7 @@ pub(crate) async fn start(api: &Api, ctx: &Ctx) -> Result<()> {
     }
     ctx.spawn("token uses", write_uses(api.clone(), ctx.clone()));
     crate::admission::webhook::follow(api, ctx);
+    crate::admission::policy::follow(api, ctx);
     api.0.auditor.start(ctx);
     crate::aggregation::start(api, ctx);
     crate::custom::start(api, ctx);

@@ -115,4 +115,9 @@ impl Call {
             elsewhere: self.elsewhere.clone(),
         }
     }
+
+    /// Tells what was told on the side of a request that was part of this one.
+    pub(crate) fn absorb(&self, part: &Call) {
+        self.warnings.lock().append(&mut part.warnings.lock());
+    }
 }

@@ -6,8 +6,7 @@
 //! handlers per kind; what is special to a kind is a hook in [`strategy`], a built-in admission plugin in [`admission`]
 //! or a subresource in [`subresources`].
 //!
-//! Follows kube-apiserver 1.37 (`staging/src/k8s.io/apiserver`, `pkg/registry`). Admission policies are not evaluated yet:
-//! creating one answers with a `Warning` that says so.
+//! Follows kube-apiserver 1.37 (`staging/src/k8s.io/apiserver`, `pkg/registry`).
 //!
 //! Start reading at [`Api`], then [`verbs`].
 

@@ -62,6 +62,19 @@ impl Status {
         self
     }
 
+    /// The same with another code and reason.
+    pub(crate) fn with_code(mut self, code: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.0.code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.0.reason = reason.into();
+        self
+    }
+
+    /// The same with another message.
+    pub(crate) fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.0.message = message.into();
+        self
+    }
+
     pub(crate) fn with_details(mut self, group: &str, kind: &str, name: &str) -> Self {
         let details = &mut self.0.details;
         for (field, value) in [("name", name), ("group", group), ("kind", kind)] {

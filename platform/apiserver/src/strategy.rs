@@ -8,7 +8,7 @@ use pharos_api::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, admission::webhook, aggregation, api::Api, authn::UserInfo, custom, verbs::update::Part};
+use crate::{Config, admission::policy, aggregation, api::Api, authn::UserInfo, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
 mod node;
@@ -183,7 +183,7 @@ pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: 
 pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match noun(kind) {
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object),
-        ("admissionregistration.k8s.io", _) => webhook::validate_configuration(object),
+        ("admissionregistration.k8s.io", _) => policy::validate_expressions(kind, object, None),
         ("apiregistration.k8s.io", "apiservices") => aggregation::validate(object),
         _ if kind.custom => custom::check_keywords(kind, object),
         _ => Vec::new(),
@@ -198,7 +198,7 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         (("", "nodes"), Part::Main) => node::validate_update(new, old),
         (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
-        (("admissionregistration.k8s.io", _), Part::Main) => webhook::validate_configuration(new),
+        (("admissionregistration.k8s.io", _), Part::Main) => policy::validate_expressions(kind, new, Some(old)),
         (("apiregistration.k8s.io", "apiservices"), Part::Main) => aggregation::validate(new),
         _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
@@ -225,9 +225,6 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 /// What is legal but does nothing here yet, so that nobody is left to believe it does.
 pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     match noun(kind) {
-        ("admissionregistration.k8s.io", resource) if resource.contains("admissionpolic") => {
-            vec![format!("{resource} are stored but not enforced: this API server does not evaluate admission policies")]
-        }
         ("networking.k8s.io", "networkpolicies") => {
             vec!["networkpolicies are stored but not enforced: the pod network of Pharos does not filter traffic".to_owned()]
         }

@@ -105,7 +105,12 @@ impl<'a> Evaluator<'_, 'a> {
         if let Some(value) = lazy.values[at].get() {
             return value.clone();
         }
-        let value = run(&lazy.members[at].1, self.bindings, self.budget, at);
+        let value = run(&lazy.members[at].1, self.bindings, self.budget, at).map_err(|error| match error {
+            EvaluationError::Failed(why) => {
+                EvaluationError::new(format!("composited variable {name:?} fails to evaluate: {why}"))
+            }
+            error => error,
+        });
         if !matches!(&value, Err(error) if error.is_out_of_cost()) {
             let _ = lazy.values[at].set(value.clone());
         }

@@ -579,8 +579,8 @@ fn lazy_variables() {
         Err(error) => error.to_string(),
     };
     assert_eq!(run("variables.b + variables.a"), "18");
-    assert_eq!(run("variables.broken"), "no such key: missing");
-    assert_eq!(run("variables.self"), "no such key: self");
+    assert_eq!(run("variables.broken"), "composited variable \"broken\" fails to evaluate: no such key: missing");
+    assert_eq!(run("variables.self"), "composited variable \"self\" fails to evaluate: no such key: self");
     assert_eq!(run("variables.c"), "no such key: c");
     assert_eq!(run("has(variables.a) && !has(variables.c)"), "true");
 }

@@ -32,6 +32,28 @@ pub fn apply(document: &Value, patch: &[u8]) -> Result<Value, Status> {
     Ok(result)
 }
 
+/// Applies operations made by this server. None if a test fails: the document stays as it is.
+///
+/// # Errors
+/// The text of the library upstream uses, where an operation cannot be applied.
+pub fn apply_operations(document: &Value, operations: &[Value]) -> Result<Option<Value>, String> {
+    let mut result = document.clone();
+    for operation in operations {
+        if step(&mut result, operation).is_some() {
+            continue;
+        }
+        let text = |name| operation.get(name).and_then(Value::as_str).unwrap_or_default();
+        return match text("op") {
+            "test" => Ok(None),
+            op @ ("add" | "remove" | "replace" | "move" | "copy") => {
+                Err(format!("{op} operation does not apply: doc is missing path: {:?}: missing value", text("path")))
+            }
+            op => Err(format!("Unexpected kind: {op}")),
+        };
+    }
+    Ok(Some(result))
+}
+
 fn step(document: &mut Value, operation: &Value) -> Option<()> {
     let text = |name| operation.get(name).and_then(Value::as_str);
     let path = pointer(text("path")?)?;
@@ -187,5 +209,19 @@ mod tests {
         assert_eq!(apply(&document, b"[{\"op\": \"remove\", \"path\": \"/q\"}]").unwrap_err().code, 422);
         assert_eq!(apply(&document, b"{}").unwrap_err().code, 400);
         assert_eq!(apply(&document, b"[").unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn operations_of_the_servers_own() {
+        let document = json!({"a": 1});
+        let missing = "add operation does not apply: doc is missing path: \"/b/c\": missing value";
+        for (operation, expected) in [
+            (json!({"op": "add", "path": "/b", "value": 2}), Ok(Some(json!({"a": 1, "b": 2})))),
+            (json!({"op": "test", "path": "/a", "value": 2}), Ok(None)),
+            (json!({"op": "add", "path": "/b/c", "value": 2}), Err(missing.to_owned())),
+            (json!({"op": "frob", "path": "/a"}), Err("Unexpected kind: frob".to_owned())),
+        ] {
+            assert_eq!(apply_operations(&document, std::slice::from_ref(&operation)), expected, "{operation}");
+        }
     }
 }

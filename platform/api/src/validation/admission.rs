@@ -1,5 +1,5 @@
 //! Webhook configurations (`pkg/apis/admissionregistration/validation/validation.go`), conversion webhooks, and how either is
-//! reached.
+//! reached. What webhooks and policies share is used by [`super::policy`] too.
 
 use std::collections::HashSet;
 
@@ -59,7 +59,7 @@ fn webhook(hook: &At<'_>, mutating: bool, errors: &mut Errors) {
     match_conditions(&hook.field("matchConditions"), errors);
 }
 
-fn match_conditions(conditions: &At<'_>, errors: &mut Errors) {
+pub(super) fn match_conditions(conditions: &At<'_>, errors: &mut Errors) {
     if conditions.len() > MAX_CONDITIONS {
         errors.push(FieldError::too_many(conditions.path(), conditions.len(), MAX_CONDITIONS));
     }
@@ -72,7 +72,10 @@ fn match_conditions(conditions: &At<'_>, errors: &mut Errors) {
                 errors.push(name.duplicate());
             }
         }
-        condition.field("expression").must_be_set("", errors);
+        let expression = condition.field("expression");
+        if expression.text().trim().is_empty() {
+            errors.push(expression.required(""));
+        }
     }
 }
 
@@ -94,7 +97,7 @@ fn review_versions(versions: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn rule(rule: &At<'_>, errors: &mut Errors) {
+pub(super) fn rule(rule: &At<'_>, errors: &mut Errors) {
     let list = |field: &str, what: &str, errors: &mut Errors| {
         let values = rule.field(field);
         if values.len() == 0 {

@@ -29,7 +29,9 @@ pub(crate) enum Plugin {
     PodResizeValidator,
     /// NodeRestriction, CertificateApproval, CertificateSigning, CertificateSubjectRestriction and the checks of RBAC.
     NodeRestriction,
+    MutatingAdmissionPolicy,
     MutatingAdmissionWebhook,
+    ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,
 }
 

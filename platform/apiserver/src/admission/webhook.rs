@@ -6,7 +6,6 @@
 
 mod call; // One webhook asked;
 mod configuration; // who they are,
-mod matching; // whom they are asked about,
 mod metrics;
 mod mutating; // and the two ways of asking all.
 mod review;
@@ -15,16 +14,23 @@ mod validating;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-pub(crate) use configuration::{follow, prime, validate_configuration};
+pub(crate) use configuration::{follow, prime};
 pub(crate) use mutating::{Mutation, mutate};
 pub(crate) use validating::validate;
 
-use super::{Attributes, Operation, Options};
+use super::{
+    Attributes, GROUP,
+    conditions::Matched,
+    expression::{self, Asker, Input},
+    matching::Invocation,
+    versions,
+};
+use crate::status::Status;
 use configuration::Hook;
+use metrics::Step;
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
@@ -51,61 +57,48 @@ impl Webhooks {
     pub(crate) fn bootstrapped(&self) {
         self.bootstrapped.store(true, Ordering::Release);
     }
+
+    pub(super) fn is_bootstrapped(&self) -> bool {
+        self.bootstrapped.load(Ordering::Acquire)
+    }
 }
 
 /// Whether no webhook is asked about a write, whatever the rules say.
 fn exempt(attributes: &Attributes<'_>) -> bool {
-    if attributes.options == Options::Unreviewed {
-        return true;
-    }
     let kind = attributes.kind;
     // What decides about everything else must stay changeable (`rules.IsExemptAdmissionConfigurationResource`).
-    if kind.group == GROUP && (kind.plural == MUTATING || kind.plural == VALIDATING || kind.plural.contains("admissionpolic")) {
-        return true;
+    let configures = kind.group == GROUP && (kind.plural == MUTATING || kind.plural == VALIDATING);
+    configures || super::exempt(attributes)
+}
+
+/// Whether and how a webhook is asked about a write.
+async fn invocation(
+    attributes: &Attributes<'_>,
+    hook: &Hook,
+    step: Step,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<Option<Invocation>, Status> {
+    let Some(how) = hook.criteria.invocation(attributes, object, old)? else { return Ok(None) };
+    if hook.conditions.is_empty() {
+        return Ok(Some(how));
     }
-    attributes.user.username == "system:apiserver" && !attributes.api.0.webhooks.bootstrapped.load(Ordering::Acquire)
-}
-
-/// The namespace of a write as webhooks see it: a Namespace is in itself.
-fn namespace<'a>(attributes: &Attributes<'a>) -> &'a str {
-    if is_namespace(attributes) { attributes.name } else { attributes.namespace }
-}
-
-fn is_namespace(attributes: &Attributes<'_>) -> bool {
-    attributes.kind.group.is_empty() && attributes.kind.plural == "namespaces"
-}
-
-impl Operation {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Delete => "DELETE",
-            Operation::Connect => "CONNECT",
+    let kind = how.kind(attributes.kind);
+    let shown = versions::shown(attributes, kind, object).await?;
+    let shown_old = versions::shown(attributes, kind, old).await?;
+    let asker = Asker(attributes);
+    let request = expression::request(attributes, kind);
+    let input = Input::new(&request, shown.as_ref().or(object), shown_old.as_ref().or(old), &asker);
+    match hook.conditions.hold(attributes, &input) {
+        Matched::Yes => Ok(Some(how)),
+        Matched::No => {
+            let step = if step == Step::Mutating { "admit" } else { "validate" };
+            attributes.api.0.match_conditions.excluded(&hook.name, "webhook", step, attributes.operation);
+            Ok(None)
         }
-    }
-}
-
-impl Options<'_> {
-    fn dry_run(self) -> bool {
-        match self {
-            Options::Create(options) | Options::Update(options) => options.dry_run,
-            Options::Delete(options) => options.dry_run,
-            Options::None | Options::Unreviewed => false,
+        Matched::Failed(error) => {
+            tracing::warn!(webhook = hook.name, error, "match conditions not evaluated: failing closed");
+            Err(attributes.forbidden(&error))
         }
-    }
-
-    /// As the API writes them.
-    fn to_value(self) -> Value {
-        let mut value = match self {
-            Options::Create(options) => options.to_value("CreateOptions"),
-            Options::Update(options) => options.to_value("UpdateOptions"),
-            Options::Delete(options) => options.to_value(),
-            Options::None | Options::Unreviewed => return Value::Null,
-        };
-        if self.dry_run() {
-            value["dryRun"] = json!(["All"]);
-        }
-        value
     }
 }

@@ -110,7 +110,7 @@ async fn carry(api: &Api, request: Request, info: &RequestInfo, query: &Query) -
     Err(Status::new(code.as_u16(), reason, text))
 }
 
-/// Asks the webhooks whether someone may connect; what they say on the side.
+/// Asks policies and webhooks whether someone may connect; what they say on the side.
 async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<Vec<String>, Status> {
     if !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
         return Ok(Vec::new()); // Logs are read, not connected to.
@@ -134,7 +134,7 @@ async fn admit(api: &Api, user: &UserInfo, info: &RequestInfo, query: &Query, au
     let mut options = asked.clone();
     admission::review(&attributes, &mut options, None).await?;
     if options != asked {
-        return Err(status::internal("admission webhooks cannot change how a connection is made"));
+        return Err(status::internal("admission policies and webhooks cannot change how a connection is made"));
     }
     Ok(warnings.into_inner())
 }

@@ -101,6 +101,9 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
     let mut errors = pharos_api::validation::validate(kind, &object, None);
     bootstrap::allow_own_address(call, &name, &mut errors);
     errors.extend(strategy::validate_create(kind, &object));
+    if errors.is_empty() {
+        errors.extend(admission::policy::may_read_params(&attributes, &object, None));
+    }
     if kind.custom {
         errors.extend(custom::check_rules(&call.api, kind, &object, None, &errors).errors);
     }

@@ -110,7 +110,11 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let calls: Vec<Call> = list.objects.iter().map(|object| call.of_object(object.namespace(), object.name())).collect();
     let deletes = stream::iter(calls).map(|one| {
         let options = options.clone();
-        async move { delete_object(&one, &options).await }
+        async move {
+            let outcome = delete_object(&one, &options).await;
+            call.absorb(&one);
+            outcome
+        }
     });
     // Several at once, so that they share the store's commits.
     let mut outcomes = deletes.buffered(PARALLEL);

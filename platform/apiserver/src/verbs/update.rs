@@ -309,6 +309,9 @@ async fn prepare(
     };
     bootstrap::allow_own_address(call, name, &mut errors);
     errors.extend(strategy::validate_update(kind, part, &new, old));
+    if errors.is_empty() {
+        errors.extend(admission::policy::may_read_params(&attributes, &new, Some(old)));
+    }
     if kind.custom && matches!(part, Part::Main | Part::Status | Part::Internal("scale")) {
         let findings = custom::check_rules(&call.api, kind, &new, Some(old), &errors);
         errors.extend(findings.errors);

@@ -12,6 +12,7 @@ mod metrics;
 mod objects;
 mod plugins;
 mod pod_security;
+mod policies;
 mod protobuf;
 mod refusals;
 mod rules;

@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pharos_api::{selector::LabelSelector, validation::FieldError};
 use pharos_store::{Cache, Item, Scope, Start};
 use pharos_telemetry::Ctx;
 use serde_json::Value;
 
-use super::{GROUP, MUTATING, VALIDATING, matching::Rule};
-use crate::{api::Api, outbound};
+use super::{GROUP, MUTATING, VALIDATING, metrics::Step};
+use crate::{
+    admission::{conditions::Conditions, matching::Criteria},
+    api::Api,
+    outbound,
+};
 
 /// One webhook of a configuration.
 #[derive(Debug, Clone)]
@@ -16,11 +19,8 @@ pub(super) struct Hook {
     /// Tells webhooks apart: configuration, and place in it.
     pub(super) id: (String, usize),
     pub(super) name: String,
-    pub(super) rules: Vec<Rule>,
-    /// Whether requests for other versions of what the rules name are covered.
-    pub(super) equivalent: bool,
-    pub(super) namespaces: LabelSelector,
-    pub(super) objects: LabelSelector,
+    pub(super) criteria: Criteria,
+    pub(super) conditions: Conditions,
     pub(super) fail_open: bool,
     pub(super) timeout: Duration,
     /// Whether a dry run changes nothing at the webhook's.
@@ -31,54 +31,27 @@ pub(super) struct Hook {
     pub(super) client: outbound::Webhook,
 }
 
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-/// A selector; one that cannot be read (which validation prevents) selects everything, so that nothing passes unseen.
-fn selector(value: &Value) -> LabelSelector {
-    if value.is_null() {
-        return LabelSelector::everything();
-    }
-    LabelSelector::from_value(Some(value)).unwrap_or_default()
-}
-
 /// The webhooks of a configuration, in order.
-pub(super) fn hooks(configuration: &Value) -> Vec<Hook> {
+pub(super) fn hooks(configuration: &Value, step: Step) -> Vec<Hook> {
     let of = configuration["metadata"]["name"].as_str().unwrap_or_default();
     let webhooks = configuration["webhooks"].as_array().into_iter().flatten().enumerate();
     let hook = |(at, hook): (usize, &Value)| Hook {
         id: (of.to_owned(), at),
         name: hook["name"].as_str().unwrap_or_default().to_owned(),
-        rules: hook["rules"].as_array().into_iter().flatten().map(Rule::parse).collect(),
-        equivalent: hook["matchPolicy"] != "Exact",
-        namespaces: selector(&hook["namespaceSelector"]),
-        objects: selector(&hook["objectSelector"]),
+        criteria: Criteria::of_webhook(hook),
+        conditions: Conditions::of_webhook(hook, step.as_str()),
         fail_open: hook["failurePolicy"] == "Ignore",
         timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30)),
         dry_run: matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),
-        review: texts(&hook["admissionReviewVersions"]).iter().find_map(|version| match version.as_str() {
-            "v1" => Some("v1"),
-            "v1beta1" => Some("v1beta1"),
+        review: hook["admissionReviewVersions"].as_array().into_iter().flatten().find_map(|version| match version.as_str() {
+            Some("v1") => Some("v1"),
+            Some("v1beta1") => Some("v1beta1"),
             _ => None,
         }),
         reinvoke: hook["reinvocationPolicy"] == "IfNeeded",
         client: outbound::Webhook::parse(&hook["clientConfig"], "kube-apiserver-admission"),
     };
     webhooks.map(hook).collect()
-}
-
-/// Refuses what a configuration may ask for and this server cannot do: passing over a condition would ask, or not ask, a
-/// webhook against its owner's will.
-pub(crate) fn validate_configuration(configuration: &Value) -> Vec<FieldError> {
-    let webhooks = configuration["webhooks"].as_array().into_iter().flatten().enumerate();
-    webhooks
-        .filter(|(_, hook)| hook["matchConditions"].as_array().is_some_and(|conditions| !conditions.is_empty()))
-        .map(|(at, _)| {
-            let why = "this API server does not evaluate CEL expressions";
-            FieldError::forbidden(format!("webhooks[{at}].matchConditions"), why)
-        })
-        .collect()
 }
 
 fn cache(api: &Api, resource: &str) -> Option<Arc<Cache>> {
@@ -91,7 +64,8 @@ fn load(api: &Api, resource: &str, cache: &Cache) {
     let snapshot = cache.snapshot();
     let configurations = snapshot.iter(&Scope::All, None);
     let parsed = configurations.filter_map(|(_, object)| serde_json::from_slice::<Value>(object.bytes()).ok());
-    let hooks: Arc<Vec<Hook>> = Arc::new(parsed.flat_map(|configuration| hooks(&configuration)).collect());
+    let step = if resource == MUTATING { Step::Mutating } else { Step::Validating };
+    let hooks: Arc<Vec<Hook>> = Arc::new(parsed.flat_map(|configuration| hooks(&configuration, step)).collect());
     let webhooks = &api.0.webhooks;
     if resource == MUTATING { webhooks.mutating.store(hooks) } else { webhooks.validating.store(hooks) }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pharos_telemetry::Register as _;
 use prometheus::{HistogramVec, IntCounterVec, Registry};
 
-use super::Operation;
+use crate::admission::Operation;
 
 /// Handles of the metrics of webhooks.
 pub(super) struct Metrics {
@@ -16,14 +16,14 @@ pub(super) struct Metrics {
 }
 
 /// What kind of webhook was asked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Mutating,
     Validating,
 }
 
 impl Step {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Step::Mutating => "admit",
             Step::Validating => "validating",

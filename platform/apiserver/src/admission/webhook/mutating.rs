@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use pharos_api::{defaulting, fields, patch, registry::Kind};
+use pharos_api::patch;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -12,12 +12,11 @@ use super::{
     Attributes,
     call::{self, Failure},
     configuration::Hook,
-    exempt,
-    matching::{Invocation, invocation},
+    exempt, invocation,
     metrics::Step,
-    review,
 };
 use crate::{
+    admission::{matching::Invocation, versions},
     convert,
     status::{self, Status},
 };
@@ -59,7 +58,7 @@ pub(crate) async fn mutate(
     let mut any = false;
     let round = u8::from(mutation.again);
     for (index, hook) in hooks.iter().enumerate() {
-        let Some(how) = invocation(hook, attributes, object.as_deref(), old)? else { continue };
+        let Some(how) = invocation(attributes, hook, Step::Mutating, object.as_deref(), old).await? else { continue };
         if mutation.again && !mutation.due.contains(&hook.id) {
             continue;
         }
@@ -84,7 +83,8 @@ pub(crate) async fn mutate(
         annotate(attributes, hook, (round, index), "mutation", json!({"mutated": mutated}));
         call::settle(attributes, hook, Step::Mutating, (round, index), start, failure)?;
     }
-    if any {
+    // Compared with what policies and plugins make of it for the next round, if somebody wants to see that.
+    if any || !mutation.asked.is_empty() {
         mutation.output = object.as_deref().cloned();
     }
     mutation.again = true;
@@ -112,7 +112,8 @@ async fn one(
     old: Option<&Value>,
 ) -> Result<Option<(Value, bool)>, Failure> {
     let kind = how.kind(attributes.kind);
-    let (shown, shown_old) = (version(attributes, kind, object).await?, version(attributes, kind, old).await?);
+    let shown = versions::shown(attributes, kind, object).await.map_err(Failure::Other)?;
+    let shown_old = versions::shown(attributes, kind, old).await.map_err(Failure::Other)?;
     let shown = shown.as_ref().or(object);
     let answer = call::ask(attributes, hook, kind, Step::Mutating, shown, shown_old.as_ref().or(old)).await?;
     if answer.patch.is_empty() || answer.patch == b"[]" {
@@ -129,7 +130,7 @@ async fn one(
     }
     let broken = |why: String| Failure::Other(status::internal(why));
     let patched = patch::json::apply(shown, &answer.patch).map_err(|error| broken(error.message))?;
-    let new = reread(attributes, kind, patched).map_err(broken)?;
+    let new = versions::reread(attributes, kind, patched).map_err(broken)?.0;
     for field in ["name", "namespace", "uid"] {
         if new["metadata"][field] != shown["metadata"][field] {
             return Err(broken(format!(
@@ -145,28 +146,4 @@ async fn one(
     let differs = new != *shown;
     let new = convert::between(attributes.api, kind, attributes.kind, new).await.map_err(Failure::Other)?;
     Ok(Some((new, differs)))
-}
-
-/// An object in the version a webhook wants, if that is not the request's.
-pub(super) async fn version(attributes: &Attributes<'_>, kind: &Kind, object: Option<&Value>) -> Result<Option<Value>, Failure> {
-    let same = kind.group == attributes.kind.group && kind.version == attributes.kind.version;
-    let speaks = |kind: &Kind| review::group_version_kind(kind, attributes.subresource);
-    let Some(object) = object.filter(|_| !same && speaks(kind) != speaks(attributes.kind)) else { return Ok(None) };
-    let converted = convert::between(attributes.api, attributes.kind, kind, object.clone()).await;
-    converted.map(Some).map_err(|status| Failure::Other(status::internal(status.message())))
-}
-
-/// What a webhook has written, read like a request: without unknown fields, with defaults.
-fn reread(attributes: &Attributes<'_>, kind: &Kind, object: Value) -> Result<Value, String> {
-    let (group, version, name) = review::group_version_kind(kind, attributes.subresource);
-    if kind.subresource(attributes.subresource).is_none() || (name == kind.kind && group == kind.group) {
-        let mut object = fields::check(kind, object).map_err(|error| error.to_string())?.value;
-        defaulting::apply(kind, &mut object);
-        return Ok(object);
-    }
-    let definition = pharos_api::schema::definition_for(&group, &version, &name);
-    let definition = definition.ok_or_else(|| format!("no kind {name:?} is registered for version \"{group}/{version}\""))?;
-    let mut object = fields::check_as(definition, object).map_err(|error| error.to_string())?.value;
-    defaulting::apply_builtin(&group, &name, &mut object);
-    Ok(object)
 }

@@ -6,7 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pharos_api::registry::Kind;
 use serde_json::{Value, json};
 
-use super::{Attributes, metrics::Step, namespace};
+use super::{Attributes, metrics::Step};
+use crate::admission::request;
 
 /// What a webhook says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,17 +22,6 @@ pub(super) struct Answer {
     pub(super) audit_annotations: Vec<(String, String)>,
 }
 
-/// The group, version and kind of what is written: a subresource may speak another kind than its parent.
-pub(super) fn group_version_kind(kind: &Kind, subresource: &str) -> (String, String, String) {
-    match kind.subresource(subresource) {
-        Some(row) => {
-            let (group, version) = row.group_version.clone().unwrap_or_else(|| (kind.group.clone(), kind.version.clone()));
-            (group.to_string(), version.to_string(), row.kind.to_string())
-        }
-        None => (kind.group.to_string(), kind.version.to_string(), kind.kind.to_string()),
-    }
-}
-
 /// The question about a write, in the version `kind`.
 pub(super) fn question(
     attributes: &Attributes<'_>,
@@ -41,32 +31,9 @@ pub(super) fn question(
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Value {
-    let gvk = |kind: &Kind| {
-        let (group, version, kind) = group_version_kind(kind, attributes.subresource);
-        json!({"group": group, "version": version, "kind": kind})
-    };
-    let gvr = |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
-    let mut request = json!({
-        "uid": uid,
-        "kind": gvk(kind),
-        "resource": gvr(kind),
-        "requestKind": gvk(attributes.kind),
-        "requestResource": gvr(attributes.kind),
-        "operation": attributes.operation.as_str(),
-        "userInfo": attributes.user.to_value(),
-        "object": object,
-        "oldObject": old,
-        "dryRun": attributes.options.dry_run(),
-        "options": attributes.options.to_value(),
-    });
-    let texts = [
-        ("subResource", attributes.subresource),
-        ("requestSubResource", attributes.subresource),
-        ("name", attributes.name),
-        ("namespace", namespace(attributes)),
-    ];
-    for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-        request[field] = json!(text);
+    let mut request = request::describe(attributes, kind);
+    for (field, value) in [("uid", json!(uid)), ("object", json!(object)), ("oldObject", json!(old))] {
+        request[field] = value;
     }
     json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
 }

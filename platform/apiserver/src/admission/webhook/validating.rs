@@ -9,12 +9,13 @@ use super::{
     Attributes,
     call::{self, Failure},
     configuration::Hook,
-    exempt,
-    matching::{Invocation, invocation},
+    exempt, invocation,
     metrics::Step,
-    mutating::version,
 };
-use crate::status::Status;
+use crate::{
+    admission::{matching::Invocation, versions},
+    status::Status,
+};
 
 /// Lets the webhooks refuse a write. Of several refusals the first in order is told.
 pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
@@ -24,7 +25,7 @@ pub(crate) async fn validate(attributes: &Attributes<'_>, object: Option<&Value>
     }
     let mut asked = Vec::new();
     for hook in hooks.iter() {
-        if let Some(how) = invocation(hook, attributes, object, old)? {
+        if let Some(how) = invocation(attributes, hook, Step::Validating, object, old).await? {
             asked.push((hook, how));
         }
     }
@@ -50,6 +51,7 @@ async fn one(
     old: Option<&Value>,
 ) -> Result<(), Failure> {
     let kind = how.kind(attributes.kind);
-    let (shown, shown_old) = (version(attributes, kind, object).await?, version(attributes, kind, old).await?);
+    let shown = versions::shown(attributes, kind, object).await.map_err(Failure::Other)?;
+    let shown_old = versions::shown(attributes, kind, old).await.map_err(Failure::Other)?;
     call::ask(attributes, hook, kind, Step::Validating, shown.as_ref().or(object), shown_old.as_ref().or(old)).await.map(drop)
 }
