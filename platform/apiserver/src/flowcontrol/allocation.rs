@@ -50,10 +50,13 @@ pub(super) fn divide(sum: f64, items: &[Item]) -> Option<(Vec<f64>, f64)> {
 mod tests {
     use super::*;
 
+    /// What is divided, among whom, and the shares.
+    type Case<'a> = (f64, &'a [Item], Option<&'a [f64]>);
+
     #[test]
     fn everyone_gets_the_same_part_of_what_it_wants() {
         let item = |lower, upper, target| Item { lower, upper, target };
-        let table: &[(f64, &[Item], Option<&[f64]>)] = &[
+        let table: &[Case<'_>] = &[
             (30.0, &[item(0.0, 100.0, 10.0), item(0.0, 100.0, 20.0)], Some(&[10.0, 20.0])),
             // More than is wanted is there: it is divided too.
             (60.0, &[item(0.0, 100.0, 10.0), item(0.0, 100.0, 20.0)], Some(&[20.0, 40.0])),
