@@ -43,6 +43,37 @@ pub fn template_hash(template: &Value, collision_count: Option<i64>) -> String {
     safe_encode(&hash.0.to_string())
 }
 
+/// Words that the expression language CEL keeps for itself, and so cannot be names in it.
+const EXPRESSION_WORDS: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// Whether expressions cannot use a word as a name.
+#[must_use]
+pub fn is_reserved_in_expressions(word: &str) -> bool {
+    EXPRESSION_WORDS.contains(&word)
+}
+
 /// FNV-1a in 32 bits.
 pub fn fnv32a(bytes: &[u8]) -> u32 {
     let mut hash = Fnv::new();

@@ -102,7 +102,7 @@ pub(crate) fn prime(api: &Api) -> Result<()> {
             }
         }
     }
-    crate::flowcontrol::load(api);
+    let _ = crate::flowcontrol::load(api);
     api::adopt_services(api)
 }
 

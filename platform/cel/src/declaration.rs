@@ -12,7 +12,7 @@ use crate::{escape::escape, types::Ty};
 pub(crate) const MAX_REQUEST_BYTES: u64 = 3 * 1024 * 1024;
 
 /// A value's type, from its OpenAPI schema.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Declaration {
     shape: Shape,
     nullable: bool,
@@ -22,7 +22,7 @@ pub struct Declaration {
     min_size: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Shape {
     Scalar(Scalar),
     List(Arc<Declaration>),
@@ -31,7 +31,7 @@ enum Shape {
     Object(BTreeMap<String, Field>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Field {
     raw: String,
     declaration: Arc<Declaration>,
@@ -204,6 +204,17 @@ impl Declaration {
             Shape::Object(fields) => fields.get(name).map(|field| field.declaration.ty()),
             _ => None,
         }
+    }
+
+    /// Also by the names its members have in the object: those that the API server itself declares are not escaped, as in
+    /// `request.namespace` (`BuildRequestType`).
+    pub(crate) fn with_plain_names(mut self: Arc<Self>) -> Arc<Self> {
+        if let Shape::Object(fields) = &mut Arc::make_mut(&mut self).shape {
+            let plain: Vec<Field> =
+                fields.iter().filter(|(name, field)| **name != field.raw).map(|(_, field)| field.clone()).collect();
+            fields.extend(plain.into_iter().map(|field| (field.raw.clone(), field)));
+        }
+        self
     }
 
     /// The name expressions use for a member, by its name in the object; none if they do not see it.

@@ -25,7 +25,7 @@ impl Environment {
     #[must_use]
     pub fn with_schema(self, name: &str, schema: &Json) -> Self {
         match Declaration::new(schema, false) {
-            Some(declaration) => self.with_declaration(name, &declaration),
+            Some(declaration) => self.with_declaration(name, &declaration.with_plain_names()),
             None => self,
         }
     }

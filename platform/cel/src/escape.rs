@@ -2,40 +2,12 @@
 //!
 //! `staging/src/k8s.io/apiserver/pkg/cel/escaping.go`.
 
-/// Words that the language keeps for itself, and so cannot be names of members.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
-/// Whether expressions cannot use a word as a name.
-pub(crate) fn is_reserved(word: &str) -> bool {
-    RESERVED.contains(&word)
-}
+use pharos_api::names::is_reserved_in_expressions;
 
 /// The name that expressions use for a member; none if they cannot name it.
 #[must_use]
 pub fn escape(name: &str) -> Option<String> {
-    if is_reserved(name) {
+    if is_reserved_in_expressions(name) {
         return Some(format!("__{name}__"));
     }
     let first = name.chars().next()?;

@@ -14,7 +14,6 @@ use lexer::{Lexed, Token};
 use crate::{
     CompileError, Value,
     ast::{Entry, Expr, Field, Kind},
-    escape::is_reserved,
 };
 
 /// The longest expression, in characters.
@@ -404,7 +403,7 @@ impl Parser {
             return self.message(length);
         }
         self.at += 1;
-        if is_reserved(&name) {
+        if pharos_api::names::is_reserved_in_expressions(&name) {
             self.refuse(at, format!("reserved identifier: {name}"));
         }
         let open = self.place();

@@ -277,7 +277,7 @@ fn times() {
         ("timestamp('2011-08-18T00:03:37Z').getDate('-01:00')", "17"),
         ("timestamp('2011-08-18T00:00:00Z') + duration('1s') > timestamp('2011-08-18T00:00:00Z')", "true"),
         ("timestamp('2011-08-18T00:00:10Z') - timestamp('2011-08-18T00:00:00Z')", "\"10s\""),
-        ("timestamp('9999-12-31T23:59:59Z') + duration('1s')", "error: timestamp overflow"),
+        ("timestamp('9999-12-30T21:59:59Z') + duration('1h')", "error: timestamp overflow"),
         ("int(timestamp('1970-01-01T00:01:00Z'))", "60"),
         ("timestamp(60)", "\"1970-01-01T00:01:00Z\""),
         ("timestamp(o.s)", "error: type conversion error from 'string' to 'google.protobuf.Timestamp'"),
@@ -462,14 +462,16 @@ fn limits_are_not_absorbed() {
     let limit = "operation cancelled: actual cost limit exceeded";
     for source in [
         "o.list.all(x, o.list.all(y, x + y >= 0)) || true",
-        "lists.range(1000000000000).size() > 0",
         "(o.text + o.text).contains(o.text)",
         "o.list.map(x, o.text).join('').size() > 0 && o.list.map(x, o.text).join('').size() > 0",
     ] {
         assert_eq!(run(source, RUNTIME_BUDGET).expect_err(source).to_string(), limit, "{source}");
     }
-    let error = run("o.list.all(x, x >= 0)", 100).expect_err("more than that");
-    assert!(error.is_out_of_cost() && error.to_string().contains("running out of cost budget"));
+    // What costs more than there is in all is told so, whatever one expression may cost.
+    for (source, budget) in [("o.list.all(x, x >= 0)", 100), ("lists.range(1000000000000).size() > 0", RUNTIME_BUDGET)] {
+        let error = run(source, budget).expect_err("more than that");
+        assert!(error.is_out_of_cost() && error.to_string().contains("running out of cost budget"), "{error}");
+    }
     assert!(run("true || o.list.all(x, o.list.all(y, x + y >= 0))", RUNTIME_BUDGET).is_ok());
 }
 

@@ -15,30 +15,6 @@ const ONE_OF_BOTH: &str = "validations or auditAnnotations must contain at least
 const EXCLUSIVE: &str = "name and selector are mutually exclusive";
 /// What a policy can change: a delete has nothing to change.
 const MUTABLE: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
-/// Words of the expression language that name nothing.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// A ValidatingAdmissionPolicy.
 pub(super) fn validating(root: &At<'_>, errors: &mut Errors) {
@@ -154,7 +130,7 @@ fn is_identifier(text: &str) -> bool {
     let mut letters = text.bytes();
     letters.next().is_some_and(|first| first == b'_' || first.is_ascii_alphabetic())
         && letters.all(|letter| letter == b'_' || letter.is_ascii_alphanumeric())
-        && !RESERVED.contains(&text)
+        && !names::is_reserved_in_expressions(text)
 }
 
 fn param_kind(kind: &At<'_>, errors: &mut Errors) {

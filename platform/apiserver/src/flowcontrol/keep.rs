@@ -73,8 +73,14 @@ fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
+/// The stored objects, as they were taken on.
+pub(crate) struct Loaded {
+    levels: Vec<Value>,
+    schemas: Vec<Value>,
+}
+
 /// Takes on what the stored objects say.
-pub(crate) fn load(api: &Api) {
+pub(crate) fn load(api: &Api) -> Loaded {
     let (levels, schemas) = (stored(api, LEVELS), stored(api, SCHEMAS));
     let uids: HashMap<&str, HeaderValue> = levels.iter().map(|level| (name(level), schema::uid(level))).collect();
     let mut specs = BTreeMap::new();
@@ -91,6 +97,7 @@ pub(crate) fn load(api: &Api) {
         found.get(name).map(|level| (level.clone(), uid))
     };
     flow_control.table.store(Arc::new(schema::Table::new(&schemas, level)));
+    Loaded { levels, schemas }
 }
 
 /// Makes the objects every cluster has, puts right those that are to follow this program, takes on what all say, and tells
@@ -103,8 +110,7 @@ pub(crate) async fn maintain(api: &Api) -> Result<bool> {
     // Levels first, so that no schema is told in between that its level is not there.
     keep(api, LEVELS, bootstrap::levels()).await?;
     keep(api, SCHEMAS, bootstrap::schemas()).await?;
-    load(api);
-    tell(api).await
+    tell(api, &load(api)).await
 }
 
 async fn keep(api: &Api, resource: &str, wanted: Vec<Value>) -> Result<()> {
@@ -144,12 +150,10 @@ async fn write(api: &Api, method: Method, path: &str, content_type: &str, body: 
     Err(objects::failed(path, &value))
 }
 
-/// Writes the condition `Dangling` where it is not what it should be. Whether any was put off.
-async fn tell(api: &Api) -> Result<bool> {
+/// Writes the condition `Dangling` where it is not what it should be, of schemas that count already. Whether any was put off.
+async fn tell(api: &Api, Loaded { levels, schemas }: &Loaded) -> Result<bool> {
     let flow_control = &api.0.flowcontrol;
-    let schemas = stored(api, SCHEMAS);
-    flow_control.writes.retain(&schemas);
-    let levels = stored(api, LEVELS);
+    flow_control.writes.retain(schemas);
     let sound: Vec<&str> = levels.iter().filter(|level| Spec::parse(name(level), &level["spec"]).is_some()).map(name).collect();
     let now = pharos_api::time::format(api.0.clock.now());
     let stale: Vec<(String, Value)> = schemas
@@ -220,7 +224,7 @@ async fn follow(api: Api, ctx: Ctx) {
                 Ok(true) => Some(MINUTE),
                 Err(error) => {
                     // What could not be written does not keep the rest from counting.
-                    load(&api);
+                    let _ = load(&api);
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "objects of API priority and fairness are not as they should be");
                     Some(backoff.next_wait())

@@ -454,7 +454,7 @@ async fn mutations_that_fail() {
             "error applying patch: failed to convert patch object to typed object: .odd: field not declared in schema",
         ),
         ("typed", apply("Object{data: {'a': 1}}"), 403, ".data.a: expected string, got 1"),
-        ("named", apply("Object{metadata: Object.wrong{}}"), 403, "type mismatch: unexpected type name \"Object.wrong\""),
+        ("named", apply("Object{metadata: Object.wrong{}}"), 403, "type mismatch: unexpected type name \\\"Object.wrong\\\""),
         (
             "missing",
             json_patch("[JSONPatch{op: 'replace', path: '/none/x', value: 1}]"),

@@ -363,6 +363,13 @@ pub(crate) async fn what_is_acknowledged_is_in_the_cache(store: Engine) {
 }
 
 pub(crate) async fn it_tells_of_itself(store: Engine) {
+    // An engine across the network is well once its watch is there.
+    for _ in 0..100 {
+        if store.check().is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     store.check().unwrap();
     let last = put(&store, "/a", "1").await;
     store.defragment().await.unwrap();
