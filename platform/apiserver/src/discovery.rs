@@ -202,7 +202,7 @@ fn aggregated_resources(foreign: &Foreign) -> Vec<Value> {
 pub(crate) fn document(value: &Value) -> Document {
     let body = serde_json::to_vec(value).unwrap_or_default();
     let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&body)));
-    Document { body: body.into(), etag }
+    Document::new(body, etag)
 }
 
 /// The document, or 304 if the client has it.

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use http::{HeaderMap, Method, StatusCode};
 use pharos_api::{openapi, registry::Registry};
 use pharos_telemetry::health::Endpoint;
-use pharos_transport::Response;
+use pharos_transport::{Body, Response};
 use serde_json::json;
 
 use crate::{
     api::Api,
     authn::issuer::{DISCOVERY_PATH, JWKS_PATH},
-    discovery, negotiate,
+    compress, discovery, negotiate,
     request::{Query, RequestInfo},
     resources::Document,
     respond,
@@ -159,12 +159,12 @@ async fn openapi_v2(api: &Api, headers: &HeaderMap) -> Result<Response, Status> 
         match range.media.as_str() {
             "application/json" | "*/*" | "application/*" => {
                 let document = off_thread(api, "/openapi/v2", |registry| Some(openapi::v2(registry))).await?;
-                return Ok(discovery::with_etag(headers, &document, "application/json"));
+                return large(headers, document, "application/json").await;
             }
             media if OPENAPI_V2_PROTOBUF.contains(&media) => {
                 let make = |registry: &Registry| Some(openapi::v2_protobuf(registry));
                 let document = off_thread(api, "/openapi/v2+protobuf", make).await?;
-                return Ok(discovery::with_etag(headers, &document, OPENAPI_V2_PROTOBUF[0]));
+                return large(headers, document, OPENAPI_V2_PROTOBUF[0]).await;
             }
             _ => {}
         }
@@ -195,7 +195,19 @@ async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&s
         }
         document = discovery::document(&index);
     }
-    Ok(discovery::with_etag(headers, &document, "application/json"))
+    large(headers, document, "application/json").await
+}
+
+/// A document, for clients that read it so in the compressed form that is kept beside it.
+async fn large(headers: &HeaderMap, document: Document, content_type: &'static str) -> Result<Response, Status> {
+    let mut response = discovery::with_etag(headers, &document, content_type);
+    if response.status() != StatusCode::OK || !compress::is_large(&document.body) || !compress::accepted(headers) {
+        return Ok(response);
+    }
+    let make = move || document.compressed.get_or_init(|| compress::whole(&document.body)).clone();
+    let compressed = tokio::task::spawn_blocking(make).await.map_err(|_| status::internal("the document was not compressed"))?;
+    compress::label(response.headers_mut());
+    Ok(response.map(|_| Body::full(compressed)))
 }
 
 /// Makes a large document on a thread where that disturbs nobody, unless it is there.
@@ -206,9 +218,7 @@ async fn off_thread(
 ) -> Result<Document, Status> {
     let (api, path) = (api.clone(), path.to_owned());
     let made = tokio::task::spawn_blocking(move || {
-        api.0.resources.document(&path, |registry| {
-            make(registry).map(|document| Document { body: document.body.into(), etag: document.etag })
-        })
+        api.0.resources.document(&path, |registry| make(registry).map(|document| Document::new(document.body, document.etag)))
     })
     .await
     .map_err(|_| status::internal("the document could not be made"))?;

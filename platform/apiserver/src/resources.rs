@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,6 +19,14 @@ pub(crate) struct Document {
     pub(crate) body: Bytes,
     /// Quoted.
     pub(crate) etag: String,
+    /// The same compressed, once somebody has asked for it.
+    pub(crate) compressed: Arc<OnceLock<Bytes>>,
+}
+
+impl Document {
+    pub(crate) fn new(body: impl Into<Bytes>, etag: String) -> Self {
+        Document { body: body.into(), etag, compressed: Arc::default() }
+    }
 }
 
 /// The registry, replaced as a whole when a kind comes or goes.
