@@ -11,6 +11,7 @@ mod conversion;
 mod fairness;
 mod metrics;
 mod objects;
+mod openapi;
 mod plugins;
 mod pod_security;
 mod policies;
