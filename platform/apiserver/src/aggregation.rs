@@ -3,10 +3,12 @@
 //! Follows `staging/src/k8s.io/kube-aggregator` (`pkg/apiserver/handler_proxy.go`, `pkg/controllers/status`). An APIService
 //! with a Service is a group version that is carried to one of the Service's endpoints, with the caller's name in
 //! `X-Remote-*` headers, which the other server believes because of the client certificate they come with. What it has
-//! is asked when the APIService, its Service or its endpoints change, and now and then.
+//! is asked when the APIService, its Service or its endpoints change, and now and then. An APIService without a Service is a
+//! group version of this server itself, which makes and removes those.
 
 mod availability; // Whether it answers,
-mod definition; // and what an APIService says.
+mod definition; // what an APIService says,
+mod registration; // and those of this server's own groups.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,7 +19,8 @@ use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 pub(crate) use availability::start;
-pub(crate) use definition::validate;
+pub(crate) use definition::{prepare_for_create, validate};
+pub(crate) use registration::at_start as register;
 
 use crate::{
     api::Api,
@@ -92,7 +95,8 @@ impl Aggregation {
 }
 
 impl Remote {
-    fn priority(&self) -> (i64, i64) {
+    /// `groupPriorityMinimum` and `versionPriority`.
+    pub(crate) fn priority(&self) -> (i64, i64) {
         let number = |field: &str| self.spec[field].as_i64().unwrap_or(0);
         (number("groupPriorityMinimum"), number("versionPriority"))
     }

@@ -1,5 +1,7 @@
 //! `/api`, `/apis` and below: what can be asked for.
 
+use std::{cmp::Reverse, collections::HashSet};
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pharos_api::{
     discovery::{self, Aggregated},
@@ -72,7 +74,9 @@ fn plain_root(api: &Api, headers: &HeaderMap, core: bool) -> Response {
     } else {
         let mut list = discovery::group_list(&api.0.resources.registry());
         if let Some(groups) = list["groups"].as_array_mut() {
-            foreign(api).iter().for_each(|foreign| add_group(groups, foreign));
+            let foreign = foreign(api);
+            foreign.iter().for_each(|foreign| add_group(groups, foreign));
+            sort(api, groups, &foreign, |group| &group["name"]);
         }
         list
     };
@@ -112,15 +116,21 @@ fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> 
 struct Foreign {
     group: String,
     version: String,
+    /// Its group's place among the others, where high ones come first.
+    priority: i64,
     /// The `APIResource` entries.
     resources: Vec<Value>,
 }
+
+/// The place of mounted groups: that of the metrics server's APIService, which they stand for.
+const MOUNTED_PRIORITY: i64 = 100;
 
 fn foreign(api: &Api) -> Vec<Foreign> {
     let aggregation = &api.0.aggregation;
     let mounted = api.0.mounts.groups().into_iter().map(|mounted| Foreign {
         group: mounted.group.to_owned(),
         version: mounted.version.to_owned(),
+        priority: MOUNTED_PRIORITY,
         resources: mounted.resources,
     });
     // Whoever registers another server for a mount's group wants that one.
@@ -129,6 +139,7 @@ fn foreign(api: &Api) -> Vec<Foreign> {
     all.extend(aggregation.served().into_iter().map(|(remote, found)| Foreign {
         group: remote.group.clone(),
         version: remote.version.clone(),
+        priority: remote.priority().0,
         resources: found.resources.clone(),
     }));
     all
@@ -147,14 +158,31 @@ fn add_group(groups: &mut Vec<Value>, foreign: &Foreign) {
 /// Adds the group versions of others to an aggregated document.
 fn append_foreign(api: &Api, list: &mut Value) {
     let Some(items) = list["items"].as_array_mut() else { return };
-    for foreign in foreign(api) {
-        let version = json!({"version": foreign.version, "resources": aggregated_resources(&foreign), "freshness": "Current"});
+    let foreign = foreign(api);
+    for foreign in &foreign {
+        let version = json!({"version": foreign.version, "resources": aggregated_resources(foreign), "freshness": "Current"});
         let known = items.iter_mut().find(|item| item["metadata"]["name"] == foreign.group);
         match known.and_then(|item| item["versions"].as_array_mut()) {
             Some(versions) => versions.push(version),
             None => items.push(json!({"metadata": {"name": foreign.group, "creationTimestamp": null}, "versions": [version]})),
         }
     }
+    sort(api, items, &foreign, |item| &item["metadata"]["name"]);
+}
+
+/// Puts groups in the order of the priorities of their APIServices; the highest of a group's versions counts.
+fn sort(api: &Api, groups: &mut [Value], foreign: &[Foreign], name: fn(&Value) -> &Value) {
+    if foreign.is_empty() {
+        return; // They are in order.
+    }
+    let registry = api.0.resources.registry();
+    let own: HashSet<&str> = registry.kinds().map(|kind| &*kind.group).collect();
+    let priority = |group: &Value| {
+        let name = name(group).as_str().unwrap_or_default();
+        let others = foreign.iter().filter(|foreign| foreign.group == name).map(|foreign| foreign.priority);
+        others.chain(own.contains(name).then(|| discovery::group_priority(name))).max()
+    };
+    groups.sort_by_cached_key(|group| Reverse(priority(group)));
 }
 
 /// `APIResource` entries in the form of aggregated discovery, subresources below their resources.

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pharos_api::registry::{Kind, Registry};
+use tokio::sync::Notify;
 
 /// A document that changes only when the kinds do.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub(crate) struct Resources {
     documents: Mutex<HashMap<String, Document>>,
     /// Rises whenever documents are forgotten.
     generation: AtomicU64,
+    /// Wakes whoever follows the kinds.
+    changed: Notify,
 }
 
 impl Resources {
@@ -44,6 +47,7 @@ impl Resources {
             registry: ArcSwap::from_pointee(Registry::builtin()),
             documents: Mutex::default(),
             generation: AtomicU64::new(0),
+            changed: Notify::new(),
         }
     }
 
@@ -63,6 +67,12 @@ impl Resources {
             registry
         });
         self.forget_documents();
+        self.changed.notify_one();
+    }
+
+    /// Waits until kinds come or go, or have done so since the last call; for the one who follows them.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Forgets all documents: something else they are made from has changed.

@@ -12,7 +12,7 @@ use pharos_transport::Body;
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
-use super::{Found, GROUP, RESOURCE, Remote, definition, introduce};
+use super::{Found, GROUP, RESOURCE, Remote, definition, introduce, registration};
 use crate::{api::Api, authn::UserInfo, authz::SYSTEM_MASTERS, bootstrap, names, outbound, services};
 
 /// How often a server is asked though nothing has changed here: it may have failed by itself.
@@ -38,9 +38,10 @@ fn bad(reason: &'static str, message: String) -> Verdict {
 /// Follows APIServices and what is behind them.
 pub(crate) fn start(api: &Api, ctx: &Ctx) {
     ctx.spawn("api services", follow(api.clone(), ctx.clone()));
+    ctx.spawn("own api services", registration::follow(api.clone(), ctx.clone()));
 }
 
-fn cache(api: &Api, group: &str, resource: &str) -> Option<Arc<Cache>> {
+pub(super) fn cache(api: &Api, group: &str, resource: &str) -> Option<Arc<Cache>> {
     let kind = api.0.resources.lookup(group, "v1", resource)?;
     api.0.storage.cache(&kind).ok()
 }
@@ -64,7 +65,7 @@ async fn follow(api: Api, ctx: Ctx) {
             let concerned = tokio::select! {
                 biased;
                 () = ctx.stopped() => return,
-                item = definitions_changed.next() => item.map(|_| drain(&mut definitions_changed)).map(|()| true),
+                item = definitions_changed.next() => item.map(|item| about_others(&api, &item, &mut definitions_changed)),
                 item = services_changed.next() => item.map(|item| concerns(&api, &item, &mut services_changed)),
                 item = slices_changed.next() => item.map(|item| concerns(&api, &item, &mut slices_changed)),
                 _ = ticks.tick() => Ok(!api.0.aggregation.remotes.load().is_empty()),
@@ -82,8 +83,21 @@ async fn follow(api: Api, ctx: Ctx) {
     }
 }
 
-fn drain(subscription: &mut Subscription) {
-    while let Ok(Some(_)) = subscription.try_next() {}
+/// Whether a change of APIServices, or one that is there already, is about another server. Those of this server's own groups
+/// are available from their beginning, and nobody is to be asked because of them.
+fn about_others(api: &Api, first: &Item, subscription: &mut Subscription) -> bool {
+    let remotes = api.0.aggregation.remotes.load();
+    let about = |item: &Item| {
+        let Item::Event(event) = item else { return false };
+        let object: Value = serde_json::from_slice(event.object.bytes()).unwrap_or_default();
+        let was = || remotes.values().any(|remote| remote.name == event.object.name());
+        object["spec"]["service"].is_object() || !object["status"]["conditions"].is_array() || was()
+    };
+    let mut any = about(first);
+    while let Ok(Some(item)) = subscription.try_next() {
+        any |= about(&item);
+    }
+    any
 }
 
 /// Whether a change of Services or endpoints, or one that is there already, is about another server.
@@ -101,7 +115,7 @@ fn concerns(api: &Api, first: &Item, subscription: &mut Subscription) -> bool {
     any
 }
 
-fn objects(definitions: &Cache) -> Vec<Value> {
+pub(super) fn objects(definitions: &Cache) -> Vec<Value> {
     let snapshot = definitions.snapshot();
     snapshot.iter(&Scope::All, None).filter_map(|(_, object)| serde_json::from_slice(object.bytes()).ok()).collect()
 }
@@ -140,7 +154,7 @@ async fn check(api: &Api, definitions: &Cache) {
 
 async fn check_one(api: &Api, object: Value) {
     let verdict = match definition::remote(api, &object) {
-        None => Verdict { available: true, reason: "Local", message: "Local APIServices are always available".into() },
+        None => Verdict { available: true, reason: definition::LOCAL.0, message: definition::LOCAL.1.into() },
         Some(remote) if is_local(api, &remote) => {
             bad("ServedLocally", format!("{}/{} is served by this API server itself", remote.group, remote.version))
         }

@@ -30,7 +30,7 @@ async fn documents_come_as_json_and_as_protobuf() {
     assert_eq!(ask(&server, "/openapi/v3/apis/none", &[]).await.0, 404);
 
     for (path, version, first) in
-        [("/openapi/v2", "v2", &b"\x0a\x032.0"[..]), ("/openapi/v3/apis/apps/v1", "v3", b"\x0a\x053.0.0")]
+        [("/openapi/v2", "v2", &b"\x0a\x032.0"[..]), ("/openapi/v3/apis/apps/v1", "v3", &b"\x0a\x053.0.0"[..])]
     {
         for separator in ['.', '@'] {
             let accept = format!("application/com.github.proto-openapi.spec.{version}{separator}v1.0+protobuf");
