@@ -3,7 +3,7 @@
 //! Version 3 has one document a group and version and one for each thing beside them, and an index with a hash of each; version 2 is one for all. A hash covers what
 //! a document is made from, so the index and a conditional request cost nothing.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
@@ -11,10 +11,12 @@ use sha2::{Digest, Sha512};
 use crate::registry::{Kind, Registry};
 
 mod custom;
+mod merge;
 mod paths;
 mod protobuf;
 mod schemas;
 
+pub use merge::below;
 use paths::Page;
 use schemas::Schemas;
 
@@ -37,22 +39,26 @@ enum Format {
     V3,
 }
 
-/// `GET /openapi/v2`, as JSON.
-pub fn v2(registry: &Registry) -> Document {
-    Document { body: v2_value(registry).to_string().into_bytes(), etag: v2_etag(registry) }
+/// `GET /openapi/v2`, as JSON. `others` are the documents of other servers, as [`below`] leaves them.
+pub fn v2(registry: &Registry, others: &[Arc<Value>]) -> Document {
+    let body = v2_value(registry, others).to_string().into_bytes();
+    let etag = v2_etag(registry, others, &body);
+    Document { body, etag }
 }
 
 /// `GET /openapi/v2`, as gnostic's protobuf.
-pub fn v2_protobuf(registry: &Registry) -> Document {
-    Document { body: protobuf::document(&v2_value(registry)), etag: v2_etag(registry) }
+pub fn v2_protobuf(registry: &Registry, others: &[Arc<Value>]) -> Document {
+    let body = protobuf::document(&v2_value(registry, others));
+    let etag = v2_etag(registry, others, &body);
+    Document { body, etag }
 }
 
-fn v2_value(registry: &Registry) -> Value {
+fn v2_value(registry: &Registry, others: &[Arc<Value>]) -> Value {
     let kinds: Vec<&Kind> = registry.kinds().map(|k| &**k).collect();
     let mut schemas = Schemas::new(Format::V2);
     let mut paths = paths::all(Format::V2, &kinds, &mut schemas);
     paths::pages(&kinds).iter().for_each(|page| page.write(Format::V2, &mut paths, &mut schemas));
-    json!({
+    let mut document = json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
@@ -61,12 +67,16 @@ fn v2_value(registry: &Registry) -> Value {
             "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
         }},
         "security": [{"BearerToken": []}],
-    })
+    });
+    others.iter().for_each(|other| merge::add(&mut document, other));
+    document
 }
 
-/// The entity tag [`v2`] would have, without making the document.
-pub fn v2_etag(registry: &Registry) -> String {
-    quoted(&hash(&registry.kinds().map(|k| &**k).collect::<Vec<_>>()))
+fn v2_etag(registry: &Registry, others: &[Arc<Value>], body: &[u8]) -> String {
+    if others.is_empty() {
+        return quoted(&hash(&registry.kinds().map(|k| &**k).collect::<Vec<_>>()));
+    }
+    quoted(&hex(&Sha512::digest(body)))
 }
 
 /// `GET /openapi/v3`.

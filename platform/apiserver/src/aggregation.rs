@@ -8,12 +8,14 @@
 
 mod availability; // Whether it answers,
 mod definition; // what an APIService says,
-mod registration; // and those of this server's own groups.
+mod registration; // those of this server's own groups,
+mod specification; // and what is documented.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use pharos_transport::{Body, Request, Response, proxy::Target};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 pub(crate) use availability::start;
 pub(crate) use definition::{prepare_for_create, validate};
 pub(crate) use registration::at_start as register;
+use specification::Specification;
 
 use crate::{
     api::Api,
@@ -61,6 +64,8 @@ pub(crate) struct Remote {
     tls: Result<Arc<ClientConfig>, String>,
     /// What it has; `None` while it is not available.
     found: ArcSwapOption<Found>,
+    /// Its document of OpenAPI version 2, and when it is asked for again.
+    specification: Mutex<Specification>,
 }
 
 /// What another API server says it has.
@@ -70,6 +75,8 @@ pub(crate) struct Found {
     pub(crate) resources: Vec<Value>,
     /// Its entry in the index of OpenAPI version 3, if it has one.
     pub(crate) openapi: Option<Value>,
+    /// What its document of OpenAPI version 2 says of its group version, if it has one.
+    specification: Option<Arc<Value>>,
 }
 
 impl Aggregation {
@@ -91,6 +98,11 @@ impl Aggregation {
             remotes.values().filter_map(|remote| Some((remote.clone(), remote.found.load_full()?))).collect();
         served.sort_by_key(|(remote, _)| (std::cmp::Reverse(remote.priority()), remote.name.clone()));
         served
+    }
+
+    /// What the documents of OpenAPI version 2 of the others say, in the same order.
+    pub(crate) fn specifications(&self) -> Vec<Arc<Value>> {
+        self.served().into_iter().filter_map(|(_, found)| found.specification.clone()).collect()
     }
 }
 

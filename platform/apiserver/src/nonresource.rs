@@ -156,13 +156,16 @@ const OPENAPI_V2_PROTOBUF: [&str; 2] =
 
 async fn openapi_v2(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
     for range in negotiate::ranges(headers) {
+        let others = api.clone();
         match range.media.as_str() {
             "application/json" | "*/*" | "application/*" => {
-                let document = off_thread(api, "/openapi/v2", |registry| Some(openapi::v2(registry))).await?;
+                let make = move |registry: &Registry| Some(openapi::v2(registry, &others.0.aggregation.specifications()));
+                let document = off_thread(api, "/openapi/v2", make).await?;
                 return large(headers, document, "application/json").await;
             }
             media if OPENAPI_V2_PROTOBUF.contains(&media) => {
-                let make = |registry: &Registry| Some(openapi::v2_protobuf(registry));
+                let make =
+                    move |registry: &Registry| Some(openapi::v2_protobuf(registry, &others.0.aggregation.specifications()));
                 let document = off_thread(api, "/openapi/v2+protobuf", make).await?;
                 return large(headers, document, OPENAPI_V2_PROTOBUF[0]).await;
             }

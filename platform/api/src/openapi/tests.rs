@@ -35,7 +35,7 @@ fn every_reference_resolves() {
         let document = parse(&v3(&registry, path).expect("document").body);
         resolve(&document, &document, "#/components/schemas/");
     }
-    let document = parse(&v2(&registry).body);
+    let document = parse(&v2(&registry, &[]).body);
     resolve(&document, &document, "#/definitions/");
 }
 
@@ -75,7 +75,7 @@ fn named<'a>(list: &'a [u8], number: u32, name: &str) -> &'a [u8] {
 #[test]
 fn version_2_as_protobuf_has_what_go_clients_read() {
     let registry = Registry::builtin();
-    let document = v2_protobuf(&registry).body;
+    let document = v2_protobuf(&registry, &[]).body;
     assert_eq!(fields(&document, 1), [b"2.0"]);
     let pod = named(fields(&document, 9)[0], 1, "io.k8s.api.core.v1.Pod");
     let spec = named(fields(pod, 25)[0], 1, "spec");
@@ -99,7 +99,7 @@ fn version_2_as_protobuf_has_what_go_clients_read() {
 #[test]
 fn what_is_no_resource_has_paths_too() {
     let registry = Registry::builtin();
-    let document = parse(&v2(&registry).body);
+    let document = parse(&v2(&registry, &[]).body);
     let operation = |path: &str| document["paths"][path]["get"]["operationId"].as_str().unwrap_or_default().to_owned();
     for (path, id) in [
         ("/.well-known/openid-configuration/", "getServiceAccountIssuerOpenIDConfiguration"),

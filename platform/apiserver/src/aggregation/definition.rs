@@ -85,6 +85,7 @@ pub(super) fn remote(api: &Api, object: &Value) -> Option<Remote> {
         port: service.get("port").and_then(Value::as_u64).unwrap_or(443),
         tls: tls(api, spec),
         found: Default::default(),
+        specification: Default::default(),
     })
 }
 

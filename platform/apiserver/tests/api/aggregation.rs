@@ -34,6 +34,21 @@ impl Handler for Extension {
             "/openapi/v3" => {
                 json!({"paths": {"apis/wardle.example.com/v1alpha1": {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=H"}}})
             }
+            "/openapi/v2" => json!({
+                "swagger": "2.0", "info": {"title": "wardle", "version": "1"},
+                "paths": {
+                    "/apis/wardle.example.com/v1alpha1/flunders": {"get": {
+                        "operationId": "listFlunders",
+                        "responses": {"200": {"description": "OK", "schema": {"$ref": "#/definitions/Flunder"}}},
+                    }},
+                    "/version/": {"get": {"operationId": "theirs"}},
+                },
+                "definitions": {
+                    "Flunder": {"properties": {"metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}}},
+                    "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {"type": "object", "description": "theirs"},
+                    "Unused": {"type": "object"},
+                },
+            }),
             path => {
                 let header = |name: &str| {
                     let values = request.headers().get_all(name).iter();
@@ -133,6 +148,16 @@ async fn requests_are_carried_to_other_servers() {
     let url = "/openapi/v3/apis/wardle.example.com/v1alpha1";
     assert_eq!(index["paths"]["apis/wardle.example.com/v1alpha1"]["serverRelativeURL"], format!("{url}?hash=H"));
     assert_eq!(server.get(url).await.body["path"], url);
+
+    let document = server.get("/openapi/v2").await.body;
+    assert_eq!(document["paths"]["/apis/wardle.example.com/v1alpha1/flunders"]["get"]["operationId"], "listFlunders");
+    assert_eq!(document["paths"]["/version/"]["get"]["operationId"], "getCodeVersion");
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let reference = &document["definitions"]["Flunder"]["properties"]["metadata"]["$ref"];
+    assert_eq!(*reference, format!("#/definitions/{meta}_v2"));
+    assert_eq!(document["definitions"][format!("{meta}_v2")]["description"], "theirs");
+    assert_ne!(document["definitions"][meta]["description"], "theirs");
+    assert!(document["definitions"]["Unused"].is_null());
 
     server.delete("/apis/discovery.k8s.io/v1/namespaces/test/endpointslices/hook-1").await;
     until(&server, |condition| condition["status"] == "False").await;
