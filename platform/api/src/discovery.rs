@@ -11,6 +11,10 @@ use sha2::{Digest, Sha256};
 
 use crate::registry::{Kind, Registry, Subresource, Verbs};
 
+mod protobuf;
+
+pub use protobuf::protobuf;
+
 /// The version of the aggregated document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aggregated {

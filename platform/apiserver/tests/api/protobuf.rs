@@ -101,3 +101,24 @@ async fn watches_send_frames() {
     server.delete(&format!("{MAPS}/a")).await;
     assert_eq!(names(&next().await, "DELETED"), "a");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discovery_comes_as_protobuf() {
+    let server = Server::start().await;
+    for path in ["/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1"] {
+        let (code, content_type, body) = ask(&server, path, BOTH).await;
+        assert_eq!((code, content_type.as_str()), (200, PROTOBUF), "{path}");
+        assert!(body.starts_with(b"k8s\0"), "{path}");
+        let (_, content_type, _) = ask(&server, path, "application/json, application/vnd.kubernetes.protobuf").await;
+        assert_eq!(content_type, "application/json", "{path}");
+    }
+    for version in ["v2", "v2beta1"] {
+        let accept = format!("{PROTOBUF};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+        let (code, content_type, body) = ask(&server, "/apis", &format!("{accept},application/json")).await;
+        assert_eq!((code, &content_type), (200, &accept));
+        assert!(body.windows(10).any(|window| window == b"daemonsets"));
+        // What has no other form is answered plainly.
+        let (_, content_type, _) = ask(&server, "/apis/apps/v1", &format!("{accept},application/json")).await;
+        assert_eq!(content_type, "application/json");
+    }
+}
