@@ -54,7 +54,8 @@ const PRIORITIES: [(&str, &str, i64, i64); 22] = [
 /// The same of custom resources' group versions (`controller/crdregistration`).
 pub const CUSTOM_PRIORITY: (i64, i64) = (1_000, 100);
 
-/// The group of APIServices themselves, which has none of its own and comes first (`kube-aggregator/pkg/apiserver/handler_apis.go`).
+/// The group of APIServices themselves, which has none of its own and comes first (`pkg/apiserver/handler_apis.go` of
+/// kube-aggregator).
 const FIRST: &str = "apiregistration.k8s.io";
 
 /// The priorities of a built-in group version, of the group and of the version within it; none of that of APIServices.

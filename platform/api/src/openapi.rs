@@ -1,7 +1,8 @@
 //! OpenAPI documents made from the schema tables and a set of kinds, at the moment they are asked for.
 //!
-//! Version 3 has one document a group and version and one for each thing beside them, and an index with a hash of each; version 2 is one for all. A hash covers what
-//! a document is made from, so the index and a conditional request cost nothing.
+//! Version 3 has one document a group and version and one for each thing beside them, and an index with a hash of each; version 2
+//! is one for all, other servers included. A hash covers what a document is made from, so the index and a conditional request
+//! cost nothing.
 
 use std::{fmt::Write as _, sync::Arc};
 

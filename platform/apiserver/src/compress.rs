@@ -102,7 +102,7 @@ fn pieces(bytes: Bytes) -> impl Stream<Item = io::Result<Bytes>> + Send + 'stati
     stream::try_unfold(Pieces { rest: bytes, encoder: Some(encoder) }, |mut pieces| async move {
         // Others get their turn between two pieces, however fast the client reads.
         tokio::task::yield_now().await;
-        Ok(pieces.next()?.map(|piece| (piece, pieces)))
+        Ok::<_, io::Error>(pieces.next()?.map(|piece| (piece, pieces)))
     })
 }
 
@@ -134,7 +134,8 @@ mod tests {
     }
 
     fn text(size: usize) -> String {
-        (0..).map(|n: u32| n.to_string()).flat_map(|n| n.chars().collect::<Vec<_>>()).take(size).collect()
+        let lines = (0_u32..).map(|n| format!("all work and no play {n}\n"));
+        lines.flat_map(|line| line.chars().collect::<Vec<_>>()).take(size).collect()
     }
 
     #[tokio::test]

@@ -42,18 +42,19 @@ pub(super) fn add(document: &mut Value, other: &Value) {
     let theirs = other["definitions"].as_object().unwrap_or(&empty);
     let mut renamed: HashMap<&str, String> = HashMap::new();
     for (name, definition) in theirs {
-        match known.get_mut(name) {
-            None => {}
-            Some(same) if alike(same, definition) => unite(same, definition),
-            Some(_) => {
-                // One that an earlier server brought along under another name may be the same.
-                let mut names = (2_u32..).map(|number| format!("{name}_v{number}"));
-                let free = |candidate: &String| match known.get(candidate) {
-                    Some(taken) => alike(taken, definition),
-                    None => !theirs.contains_key(candidate),
-                };
-                renamed.extend(names.find(free).map(|free| (name.as_str(), free)));
-            }
+        let Some(same) = known.get_mut(name) else { continue };
+        if alike(same, definition) {
+            unite(same, definition);
+            continue;
+        }
+        // One that an earlier server brought along under another name may be the same.
+        let mut names = (2_u32..).map(|number| format!("{name}_v{number}"));
+        let is_free = |candidate: &String| match known.get(candidate) {
+            Some(taken) => alike(taken, definition),
+            None => !theirs.contains_key(candidate),
+        };
+        if let Some(free) = names.find(is_free) {
+            renamed.insert(name, free);
         }
     }
     for (name, definition) in theirs {

@@ -23,6 +23,15 @@ fn unzip(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// What an answer says; a list but for its revision, which others raise.
+fn said(body: &[u8]) -> Value {
+    let mut value: Value = serde_json::from_slice(body).unwrap();
+    if value["items"].is_array() {
+        value["metadata"] = Value::Null;
+    }
+    value
+}
+
 /// What `path` answers is the same for all, and compressed for those who ask for that.
 async fn check(server: &Server, path: &str, compressed: bool) {
     let (headers, plain) = ask(server, path, "identity").await;
@@ -32,7 +41,7 @@ async fn check(server: &Server, path: &str, compressed: bool) {
     if compressed {
         assert!(headers.get_all("vary").iter().any(|value| value == "Accept-Encoding"), "{path}");
         assert!(body.len() < plain.len() / 2, "{path}");
-        assert!(unzip(&body) == plain, "{path}");
+        assert!(said(&unzip(&body)) == said(&plain), "{path}");
     } else {
         assert!(body == plain, "{path}");
     }
