@@ -177,8 +177,8 @@ async fn take(api: &Api, name: String, step: Step) -> Result<()> {
         Step::Delete(found) => (Method::DELETE, path, json!({"preconditions": {"uid": found["metadata"]["uid"]}})),
     };
     let (code, value) = bootstrap::call(api, &bootstrap::myself(), method, &path, "application/json", Some(&body)).await?;
-    // What is there already, or is gone, will be seen as a change.
-    let is_late = code == StatusCode::NOT_FOUND || value["reason"] == "AlreadyExists";
+    // What is there already, has changed or is gone, is seen as a change.
+    let is_late = matches!(code, StatusCode::NOT_FOUND | StatusCode::CONFLICT);
     if code.is_success() || is_late { Ok(()) } else { Err(bootstrap::failed(&path, &value)) }
 }
 
