@@ -2,7 +2,7 @@
 //!
 //! Follows `pkg/endpoints/discovery` of apiserver 1.37: order of groups, verbs and subresources as there.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,6 +10,10 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::registry::{Kind, Registry, Subresource, Verbs};
+
+mod protobuf;
+
+pub use protobuf::protobuf;
 
 /// The version of the aggregated document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,31 +24,53 @@ pub enum Aggregated {
     V2Beta1,
 }
 
-/// The built-in groups in the order upstream's priorities give them.
-const GROUP_ORDER: [&str; 22] = [
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-    "storagemigration.k8s.io",
+/// `groupPriorityMinimum` and `versionPriority` of the APIServices of the built-in group versions, by which groups are in order
+/// (`cmd/kube-apiserver/app/aggregator.go` and `pkg/controlplane/apiserver/aggregator.go`).
+const PRIORITIES: [(&str, &str, i64, i64); 22] = [
+    ("", "v1", 18_000, 1),
+    ("apps", "v1", 17_800, 15),
+    ("events.k8s.io", "v1", 17_750, 15),
+    ("authentication.k8s.io", "v1", 17_700, 15),
+    ("authorization.k8s.io", "v1", 17_600, 15),
+    ("autoscaling", "v1", 17_500, 15),
+    ("autoscaling", "v2", 17_500, 30),
+    ("batch", "v1", 17_400, 15),
+    ("certificates.k8s.io", "v1", 17_300, 15),
+    ("networking.k8s.io", "v1", 17_200, 15),
+    ("policy", "v1", 17_100, 15),
+    ("rbac.authorization.k8s.io", "v1", 17_000, 15),
+    ("storage.k8s.io", "v1", 16_800, 15),
+    ("apiextensions.k8s.io", "v1", 16_700, 15),
+    ("admissionregistration.k8s.io", "v1", 16_700, 15),
+    ("scheduling.k8s.io", "v1", 16_600, 15),
+    ("coordination.k8s.io", "v1", 16_500, 15),
+    ("node.k8s.io", "v1", 16_300, 15),
+    ("discovery.k8s.io", "v1", 16_200, 15),
+    ("resource.k8s.io", "v1", 16_200, 20),
+    ("flowcontrol.apiserver.k8s.io", "v1", 16_100, 21),
+    ("storagemigration.k8s.io", "v1", 15_800, 15),
 ];
+
+/// The same of custom resources' group versions (`controller/crdregistration`).
+pub const CUSTOM_PRIORITY: (i64, i64) = (1_000, 100);
+
+/// The group of APIServices themselves, which has none of its own and comes first (`pkg/apiserver/handler_apis.go` of
+/// kube-aggregator).
+const FIRST: &str = "apiregistration.k8s.io";
+
+/// The priorities of a built-in group version, of the group and of the version within it; none of that of APIServices.
+pub fn priority(group: &str, version: &str) -> Option<(i64, i64)> {
+    let found = PRIORITIES.iter().find(|(known, of, ..)| *known == group && *of == version)?;
+    Some((found.2, found.3))
+}
+
+/// Where a group of this server's is in the order of groups: higher ones come first.
+pub fn group_priority(group: &str) -> i64 {
+    if group == FIRST {
+        return i64::MAX;
+    }
+    PRIORITIES.iter().find(|(known, ..)| *known == group).map_or(CUSTOM_PRIORITY.0, |found| found.2)
+}
 
 /// A group with its versions, best first.
 struct Group<'a> {
@@ -111,21 +137,21 @@ pub fn storage_version_hash(kind: &Kind) -> String {
 }
 
 fn groups(registry: &Registry) -> Vec<Group<'_>> {
-    let mut by_name: BTreeMap<(usize, &str), BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
+    let mut by_name: BTreeMap<(Reverse<i64>, &str), BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
     for kind in registry.kinds() {
-        let rank = GROUP_ORDER.iter().position(|g| *g == kind.group).unwrap_or(GROUP_ORDER.len());
+        let rank = Reverse(group_priority(&kind.group));
         by_name.entry((rank, &kind.group)).or_default().entry(&kind.version).or_default().push(kind);
     }
     let ordered = by_name.into_iter().map(|((_, name), versions)| {
         let mut versions: Vec<_> = versions.into_iter().collect();
-        versions.sort_by_key(|(version, _)| std::cmp::Reverse(version_rank(version)));
+        versions.sort_by_key(|(version, _)| Reverse(version_rank(version)));
         Group { name, versions }
     });
     ordered.collect()
 }
 
 /// Orders versions by stability and number: v2 over v1 over v1beta2 over v1alpha1 over anything else (`version.CompareKubeAwareVersionStrings`).
-pub fn version_rank(version: &str) -> (u8, u32, u32, std::cmp::Reverse<String>) {
+pub fn version_rank(version: &str) -> (u8, u32, u32, Reverse<String>) {
     let parse = || -> Option<(u8, u32, u32)> {
         let rest = version.strip_prefix('v')?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -137,7 +163,7 @@ pub fn version_rank(version: &str) -> (u8, u32, u32, std::cmp::Reverse<String>) 
         Some((level, major, minor.parse().ok()?))
     };
     let (level, major, minor) = parse().unwrap_or((0, 0, 0));
-    (level, major, minor, std::cmp::Reverse(version.to_owned()))
+    (level, major, minor, Reverse(version.to_owned()))
 }
 
 fn join(group: &str, version: &str) -> String {
@@ -236,7 +262,7 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_stability() {
         let mut versions = ["v1alpha1", "foo", "v10", "v1", "v2", "v1beta2", "v2beta1"];
-        versions.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
+        versions.sort_by_key(|version| Reverse(version_rank(version)));
         assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
     }
 

@@ -1,9 +1,10 @@
 //! OpenAPI documents made from the schema tables and a set of kinds, at the moment they are asked for.
 //!
-//! Version 3 has one document a group and version, and an index with a hash of each; version 2 is one for all. A hash covers what
-//! a document is made from, so the index and a conditional request cost nothing.
+//! Version 3 has one document a group and version and one for each thing beside them, and an index with a hash of each; version 2
+//! is one for all, other servers included. A hash covers what a document is made from, so the index and a conditional request
+//! cost nothing.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
@@ -11,10 +12,13 @@ use sha2::{Digest, Sha512};
 use crate::registry::{Kind, Registry};
 
 mod custom;
+mod merge;
 mod paths;
 mod protobuf;
 mod schemas;
 
+pub use merge::below;
+use paths::Page;
 use schemas::Schemas;
 
 /// The Kubernetes version the documents describe.
@@ -36,21 +40,26 @@ enum Format {
     V3,
 }
 
-/// `GET /openapi/v2`, as JSON.
-pub fn v2(registry: &Registry) -> Document {
-    Document { body: v2_value(registry).to_string().into_bytes(), etag: v2_etag(registry) }
+/// `GET /openapi/v2`, as JSON. `others` are the documents of other servers, as [`below`] leaves them.
+pub fn v2(registry: &Registry, others: &[Arc<Value>]) -> Document {
+    let body = v2_value(registry, others).to_string().into_bytes();
+    let etag = v2_etag(registry, others, &body);
+    Document { body, etag }
 }
 
 /// `GET /openapi/v2`, as gnostic's protobuf.
-pub fn v2_protobuf(registry: &Registry) -> Document {
-    Document { body: protobuf::document(&v2_value(registry)), etag: v2_etag(registry) }
+pub fn v2_protobuf(registry: &Registry, others: &[Arc<Value>]) -> Document {
+    let body = protobuf::document(&v2_value(registry, others));
+    let etag = v2_etag(registry, others, &body);
+    Document { body, etag }
 }
 
-fn v2_value(registry: &Registry) -> Value {
+fn v2_value(registry: &Registry, others: &[Arc<Value>]) -> Value {
     let kinds: Vec<&Kind> = registry.kinds().map(|k| &**k).collect();
     let mut schemas = Schemas::new(Format::V2);
-    let paths = paths::all(Format::V2, &kinds, &mut schemas);
-    json!({
+    let mut paths = paths::all(Format::V2, &kinds, &mut schemas);
+    paths::pages(&kinds).iter().for_each(|page| page.write(Format::V2, &mut paths, &mut schemas));
+    let mut document = json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
@@ -59,35 +68,63 @@ fn v2_value(registry: &Registry) -> Value {
             "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
         }},
         "security": [{"BearerToken": []}],
-    })
+    });
+    others.iter().for_each(|other| merge::add(&mut document, other));
+    document
 }
 
-/// The entity tag [`v2`] would have, without making the document.
-pub fn v2_etag(registry: &Registry) -> String {
-    quoted(&hash(&registry.kinds().map(|k| &**k).collect::<Vec<_>>()))
+fn v2_etag(registry: &Registry, others: &[Arc<Value>], body: &[u8]) -> String {
+    if others.is_empty() {
+        return quoted(&hash(&registry.kinds().map(|k| &**k).collect::<Vec<_>>()));
+    }
+    quoted(&hex(&Sha512::digest(body)))
 }
 
 /// `GET /openapi/v3`.
 pub fn v3_index(registry: &Registry) -> Document {
     let mut paths = Map::new();
+    let mut add = |path: &str, hash: String| {
+        paths.insert(path.to_owned(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
+    };
     for (group, version) in versions(registry) {
-        let path = path(&group, &version);
-        let url = format!("/openapi/v3/{path}?hash={}", hash(&of(registry, &group, &version)));
-        paths.insert(path, json!({"serverRelativeURL": url}));
+        add(&path(&group, &version), hash(&of(registry, &group, &version)));
+    }
+    for page in pages(registry) {
+        add(page.key(), page_hash(&page));
     }
     let body = json!({"paths": paths}).to_string().into_bytes();
     let etag = quoted(&hex(&Sha512::digest(&body)));
     Document { body, etag }
 }
 
-/// `GET /openapi/v3/api/v1` and `GET /openapi/v3/apis/{group}/{version}`.
-pub fn v3_group(registry: &Registry, group: &str, version: &str) -> Option<Document> {
-    let kinds = of(registry, group, version);
-    if kinds.is_empty() {
-        return None;
-    }
+/// `GET /openapi/v3/{path}` with a path of the index, such as `api/v1`, `apis/apps/v1`, `apis/apps` or `version`, as JSON.
+pub fn v3(registry: &Registry, path: &str) -> Option<Document> {
+    let (value, etag) = v3_value(registry, path)?;
+    Some(Document { body: value.to_string().into_bytes(), etag })
+}
+
+/// The same as gnostic's protobuf.
+pub fn v3_protobuf(registry: &Registry, path: &str) -> Option<Document> {
+    let (value, etag) = v3_value(registry, path)?;
+    Some(Document { body: protobuf::v3_document(&value), etag })
+}
+
+/// A document of version 3 and its entity tag.
+fn v3_value(registry: &Registry, path: &str) -> Option<(Value, String)> {
     let mut schemas = Schemas::new(Format::V3);
-    let paths = paths::all(Format::V3, &kinds, &mut schemas);
+    let kinds = match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["api", version] => of(registry, "", version),
+        ["apis", group, version] if !group.is_empty() => of(registry, group, version),
+        _ => Vec::new(),
+    };
+    let (paths, hash) = if kinds.is_empty() {
+        let page = pages(registry).into_iter().find(|page| page.key() == path)?;
+        let mut paths = Map::new();
+        page.write(Format::V3, &mut paths, &mut schemas);
+        (paths, page_hash(&page))
+    } else {
+        (paths::all(Format::V3, &kinds, &mut schemas), hash(&kinds))
+    };
     let document = json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION},
@@ -99,13 +136,11 @@ pub fn v3_group(registry: &Registry, group: &str, version: &str) -> Option<Docum
             }},
         },
     });
-    Some(Document { body: document.to_string().into_bytes(), etag: quoted(&hash(&kinds)) })
+    Some((document, quoted(&hash)))
 }
 
-/// The entity tag [`v3_group`] would have, without making the document.
-pub fn v3_group_etag(registry: &Registry, group: &str, version: &str) -> Option<String> {
-    let kinds = of(registry, group, version);
-    (!kinds.is_empty()).then(|| quoted(&hash(&kinds)))
+fn pages(registry: &Registry) -> Vec<Page> {
+    paths::pages(&registry.kinds().map(|k| &**k).collect::<Vec<_>>())
 }
 
 fn of<'a>(registry: &'a Registry, group: &str, version: &str) -> Vec<&'a Kind> {
@@ -120,6 +155,16 @@ fn versions(registry: &Registry) -> Vec<(String, String)> {
 
 fn path(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// Upper-case SHA-512 over what a page is made from.
+fn page_hash(page: &Page) -> String {
+    let mut hasher = Sha512::new();
+    hasher.update(VERSION);
+    hasher.update(env!("CARGO_PKG_VERSION"));
+    hasher.update(crate::schema::tables_hash());
+    hasher.update(page.key());
+    hex(&hasher.finalize())
 }
 
 /// Upper-case SHA-512 over what the kinds' part of a document is made from.

@@ -160,7 +160,7 @@ fn put_message(out: &mut Vec<u8>, number: u32, name: &'static str, value: &Value
 }
 
 /// `runtime.Unknown` around a message, with the magic in front.
-fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+pub(crate) fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
     let mut type_meta = Vec::new();
     wire::put_bytes(&mut type_meta, 1, api_version.as_bytes());
     wire::put_bytes(&mut type_meta, 2, kind.as_bytes());

@@ -3,21 +3,27 @@
 //! Follows `staging/src/k8s.io/kube-aggregator` (`pkg/apiserver/handler_proxy.go`, `pkg/controllers/status`). An APIService
 //! with a Service is a group version that is carried to one of the Service's endpoints, with the caller's name in
 //! `X-Remote-*` headers, which the other server believes because of the client certificate they come with. What it has
-//! is asked when the APIService, its Service or its endpoints change, and now and then.
+//! is asked when the APIService, its Service or its endpoints change, and now and then. An APIService without a Service is a
+//! group version of this server itself, which makes and removes those.
 
 mod availability; // Whether it answers,
-mod definition; // and what an APIService says.
+mod definition; // what an APIService says,
+mod registration; // those of this server's own groups,
+mod specification; // and what is documented.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use pharos_transport::{Body, Request, Response, proxy::Target};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 pub(crate) use availability::start;
-pub(crate) use definition::validate;
+pub(crate) use definition::{prepare_for_create, validate};
+pub(crate) use registration::at_start as register;
+use specification::Specification;
 
 use crate::{
     api::Api,
@@ -58,6 +64,8 @@ pub(crate) struct Remote {
     tls: Result<Arc<ClientConfig>, String>,
     /// What it has; `None` while it is not available.
     found: ArcSwapOption<Found>,
+    /// Its document of OpenAPI version 2, and when it is asked for again.
+    specification: Mutex<Specification>,
 }
 
 /// What another API server says it has.
@@ -67,6 +75,8 @@ pub(crate) struct Found {
     pub(crate) resources: Vec<Value>,
     /// Its entry in the index of OpenAPI version 3, if it has one.
     pub(crate) openapi: Option<Value>,
+    /// What its document of OpenAPI version 2 says of its group version, if it has one.
+    specification: Option<Arc<Value>>,
 }
 
 impl Aggregation {
@@ -89,10 +99,16 @@ impl Aggregation {
         served.sort_by_key(|(remote, _)| (std::cmp::Reverse(remote.priority()), remote.name.clone()));
         served
     }
+
+    /// What the documents of OpenAPI version 2 of the others say, in the same order.
+    pub(crate) fn specifications(&self) -> Vec<Arc<Value>> {
+        self.served().into_iter().filter_map(|(_, found)| found.specification.clone()).collect()
+    }
 }
 
 impl Remote {
-    fn priority(&self) -> (i64, i64) {
+    /// `groupPriorityMinimum` and `versionPriority`.
+    pub(crate) fn priority(&self) -> (i64, i64) {
         let number = |field: &str| self.spec[field].as_i64().unwrap_or(0);
         (number("groupPriorityMinimum"), number("versionPriority"))
     }

@@ -38,6 +38,7 @@ use crate::{
     bootstrap,
     call::Call,
     carry::carry,
+    compress,
     flowcontrol::{self, Classified, FlowControl, Seat},
     metrics::{self, Metrics, Series},
     mount::{ApiGroup, Mount, Mounted, Mounts},
@@ -321,7 +322,7 @@ impl Api {
         if let Ok(value) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert("audit-id", value);
         }
-        response
+        compress::finish(response)
     }
 
     /// Finds out who asks; from then on the request is audited and traced.
@@ -518,8 +519,13 @@ impl Api {
                 return Ok(held(mounted.mount.handle(request).await, info, seat));
             }
         }
+        let compressed = compress::accepted(request.headers());
         if !info.is_resource {
-            return nonresource::answer(self, request.method(), info, query, request.headers()).await;
+            let mut response = nonresource::answer(self, request.method(), info, query, request.headers()).await?;
+            if compressed {
+                compress::mark(&mut response);
+            }
+            return Ok(response);
         }
         let kind = self.0.resources.lookup(&info.group, &info.version, &info.resource);
         let kind = kind.ok_or_else(status::no_such_resource)?;
@@ -565,7 +571,11 @@ impl Api {
             }
         }
         if matches!(head.method, Method::GET | Method::HEAD) {
-            return answer(&call).await;
+            let mut response = answer(&call).await?;
+            if compressed {
+                compress::mark(&mut response);
+            }
+            return Ok(response);
         }
         // A write is not to be torn where it stands because its client went away.
         let write = self.0.writes.spawn(async move { answer(&call).await }.in_current_span());

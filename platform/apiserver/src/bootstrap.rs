@@ -65,6 +65,7 @@ pub(crate) async fn run(api: &Api) -> Result<()> {
         });
         ensure(api, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
     }
+    crate::aggregation::register(api).await?;
     if let Err(error) = crate::flowcontrol::maintain(api).await {
         // It is done again as soon as the server is up, which it can be without: what all need is known anyway.
         let error = &error as &dyn std::error::Error;

@@ -1,5 +1,7 @@
 //! `/api`, `/apis` and below: what can be asked for.
 
+use std::{cmp::Reverse, collections::HashSet};
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pharos_api::{
     discovery::{self, Aggregated},
@@ -18,6 +20,7 @@ use crate::{
 };
 
 const AGGREGATED: &str = "APIGroupDiscoveryList";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Answers a discovery path, or `None` if it is not one.
 pub(crate) fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<Result<Response, Status>> {
@@ -25,9 +28,9 @@ pub(crate) fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<Resul
     match parts.as_slice() {
         ["api"] => Some(root(api, headers, true)),
         ["apis"] => Some(root(api, headers, false)),
-        ["api", version] => Some(resources(api, "", version)),
-        ["apis", group] => Some(group_document(api, group)),
-        ["apis", group, version] => Some(resources(api, group, version)),
+        ["api", version] => Some(resources(api, headers, "", version)),
+        ["apis", group] => Some(group_document(api, headers, group)),
+        ["apis", group, version] => Some(resources(api, headers, group, version)),
         _ => None,
     }
 }
@@ -38,59 +41,81 @@ fn root(api: &Api, headers: &HeaderMap, core: bool) -> Result<Response, Status> 
         let aggregated = range.param("as") == Some(AGGREGATED) && range.param("g") == Some("apidiscovery.k8s.io");
         let plain = range.param("as").is_none();
         let media = range.media.as_str();
-        if media != "application/json" && media != "*/*" && media != "application/*" {
+        let protobuf = media == PROTOBUF;
+        if !protobuf && !matches!(media, "application/json" | "*/*" | "application/*") {
             continue;
         }
         let (name, version) = match range.param("v") {
             Some("v2") if aggregated => ("v2", Aggregated::V2),
             Some("v2beta1") if aggregated => ("v2beta1", Aggregated::V2Beta1),
-            _ if plain => return Ok(plain_root(api, headers, core)),
+            _ if plain => return plain_root(api, protobuf, core),
             _ => continue,
         };
-        let key = format!("{}?{name}", if core { "/api" } else { "/apis" });
+        let form = if protobuf { "+protobuf" } else { "" };
+        let key = format!("{}?{name}{form}", if core { "/api" } else { "/apis" });
         let document = api.0.resources.document(&key, |registry| {
             let mut list = discovery::aggregated(registry, core, version);
             if !core {
                 append_foreign(api, &mut list);
             }
-            Some(document(&list))
+            if protobuf { discovery::protobuf(&list).map(hashed) } else { Some(document(&list)) }
         });
         let document = document.ok_or_else(status::no_such_resource)?;
-        let content_type = match name {
-            "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        let content_type = match (name, protobuf) {
+            ("v2", false) => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            ("v2", true) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            (_, false) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            (_, true) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         };
         return Ok(with_etag(headers, &document, content_type));
     }
     Err(status::not_acceptable())
 }
 
-fn plain_root(api: &Api, headers: &HeaderMap, core: bool) -> Response {
+/// Whether the client likes protobuf best of what a plain document comes in.
+fn wants_protobuf(headers: &HeaderMap) -> bool {
+    let plain = negotiate::ranges(headers).into_iter().filter(|range| range.param("as").is_none());
+    let known = |media: &str| matches!(media, PROTOBUF | "application/json" | "*/*" | "application/*");
+    plain.map(|range| range.media).find(|media| known(media)).is_some_and(|media| media == PROTOBUF)
+}
+
+/// A document that is not kept.
+fn written(value: &Value, protobuf: bool) -> Result<Response, Status> {
+    if !protobuf {
+        return Ok(respond::json_document(StatusCode::OK, value));
+    }
+    let body = discovery::protobuf(value).ok_or_else(|| status::internal("a discovery document without a protobuf form"))?;
+    Ok(respond::bytes(StatusCode::OK, PROTOBUF, body))
+}
+
+fn plain_root(api: &Api, protobuf: bool, core: bool) -> Result<Response, Status> {
     let value = if core {
         let config = &api.0.config;
         discovery::api_versions(&format!("{}:{}", config.advertise_address, config.secure_port))
     } else {
         let mut list = discovery::group_list(&api.0.resources.registry());
         if let Some(groups) = list["groups"].as_array_mut() {
-            foreign(api).iter().for_each(|foreign| add_group(groups, foreign));
+            let foreign = foreign(api);
+            foreign.iter().for_each(|foreign| add_group(groups, foreign));
+            sort(api, groups, &foreign, |group| &group["name"]);
         }
         list
     };
-    let _ = headers;
-    respond::json_document(StatusCode::OK, &value)
+    written(&value, protobuf)
 }
 
-fn group_document(api: &Api, group: &str) -> Result<Response, Status> {
+fn group_document(api: &Api, headers: &HeaderMap, group: &str) -> Result<Response, Status> {
     let mut groups: Vec<Value> = discovery::group(&api.0.resources.registry(), group).into_iter().collect();
     foreign(api).iter().filter(|foreign| foreign.group == group).for_each(|foreign| add_group(&mut groups, foreign));
     let mut found = groups.pop().ok_or_else(status::no_such_resource)?;
     found["kind"] = json!("APIGroup");
     found["apiVersion"] = json!("v1");
-    Ok(respond::json_document(StatusCode::OK, &found))
+    written(&found, wants_protobuf(headers))
 }
 
-fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> {
-    let key = format!("/apis/{group}/{version}");
+fn resources(api: &Api, headers: &HeaderMap, group: &str, version: &str) -> Result<Response, Status> {
+    let protobuf = wants_protobuf(headers);
+    let key = format!("/apis/{group}/{version}{}", if protobuf { "+protobuf" } else { "" });
     let found = api.0.resources.document(&key, |registry: &Registry| {
         let list = discovery::resource_list(registry, group, version).or_else(|| {
             let groups = api.0.mounts.groups();
@@ -102,25 +127,31 @@ fn resources(api: &Api, group: &str, version: &str) -> Result<Response, Status> 
                 "resources": mounted.resources,
             }))
         })?;
-        Some(document(&list))
+        if protobuf { discovery::protobuf(&list).map(hashed) } else { Some(document(&list)) }
     });
     let document = found.ok_or_else(status::no_such_resource)?;
-    Ok(respond::bytes(StatusCode::OK, "application/json", document.body))
+    Ok(respond::bytes(StatusCode::OK, if protobuf { PROTOBUF } else { "application/json" }, document.body))
 }
 
 /// A group version that others answer: a mount, or another API server.
 struct Foreign {
     group: String,
     version: String,
+    /// Its group's place among the others, where high ones come first.
+    priority: i64,
     /// The `APIResource` entries.
     resources: Vec<Value>,
 }
+
+/// The place of mounted groups: that of the metrics server's APIService, which they stand for.
+const MOUNTED_PRIORITY: i64 = 100;
 
 fn foreign(api: &Api) -> Vec<Foreign> {
     let aggregation = &api.0.aggregation;
     let mounted = api.0.mounts.groups().into_iter().map(|mounted| Foreign {
         group: mounted.group.to_owned(),
         version: mounted.version.to_owned(),
+        priority: MOUNTED_PRIORITY,
         resources: mounted.resources,
     });
     // Whoever registers another server for a mount's group wants that one.
@@ -129,6 +160,7 @@ fn foreign(api: &Api) -> Vec<Foreign> {
     all.extend(aggregation.served().into_iter().map(|(remote, found)| Foreign {
         group: remote.group.clone(),
         version: remote.version.clone(),
+        priority: remote.priority().0,
         resources: found.resources.clone(),
     }));
     all
@@ -147,14 +179,31 @@ fn add_group(groups: &mut Vec<Value>, foreign: &Foreign) {
 /// Adds the group versions of others to an aggregated document.
 fn append_foreign(api: &Api, list: &mut Value) {
     let Some(items) = list["items"].as_array_mut() else { return };
-    for foreign in foreign(api) {
-        let version = json!({"version": foreign.version, "resources": aggregated_resources(&foreign), "freshness": "Current"});
+    let foreign = foreign(api);
+    for foreign in &foreign {
+        let version = json!({"version": foreign.version, "resources": aggregated_resources(foreign), "freshness": "Current"});
         let known = items.iter_mut().find(|item| item["metadata"]["name"] == foreign.group);
         match known.and_then(|item| item["versions"].as_array_mut()) {
             Some(versions) => versions.push(version),
             None => items.push(json!({"metadata": {"name": foreign.group, "creationTimestamp": null}, "versions": [version]})),
         }
     }
+    sort(api, items, &foreign, |item| &item["metadata"]["name"]);
+}
+
+/// Puts groups in the order of the priorities of their APIServices; the highest of a group's versions counts.
+fn sort(api: &Api, groups: &mut [Value], foreign: &[Foreign], name: fn(&Value) -> &Value) {
+    if foreign.is_empty() {
+        return; // They are in order.
+    }
+    let registry = api.0.resources.registry();
+    let own: HashSet<&str> = registry.kinds().map(|kind| &*kind.group).collect();
+    let priority = |group: &Value| {
+        let name = name(group).as_str().unwrap_or_default();
+        let others = foreign.iter().filter(|foreign| foreign.group == name).map(|foreign| foreign.priority);
+        others.chain(own.contains(name).then(|| discovery::group_priority(name))).max()
+    };
+    groups.sort_by_cached_key(|group| Reverse(priority(group)));
 }
 
 /// `APIResource` entries in the form of aggregated discovery, subresources below their resources.
@@ -200,9 +249,13 @@ fn aggregated_resources(foreign: &Foreign) -> Vec<Value> {
 }
 
 pub(crate) fn document(value: &Value) -> Document {
-    let body = serde_json::to_vec(value).unwrap_or_default();
+    hashed(serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// A document under the hash of its bytes.
+fn hashed(body: Vec<u8>) -> Document {
     let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&body)));
-    Document { body: body.into(), etag }
+    Document::new(body, etag)
 }
 
 /// The document, or 304 if the client has it.

@@ -19,6 +19,7 @@ mod options;
 mod negotiate;
 mod body;
 mod respond; // how they are answered,
+mod compress;
 mod carry;
 mod status;
 pub mod authn; // who asks,

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use http::{HeaderMap, Method, StatusCode};
 use pharos_api::{openapi, registry::Registry};
 use pharos_telemetry::health::Endpoint;
-use pharos_transport::Response;
+use pharos_transport::{Body, Response};
 use serde_json::json;
 
 use crate::{
     api::Api,
     authn::issuer::{DISCOVERY_PATH, JWKS_PATH},
-    discovery, negotiate,
+    compress, discovery, negotiate,
     request::{Query, RequestInfo},
     resources::Document,
     respond,
@@ -50,7 +50,7 @@ pub(crate) async fn answer(
             }
         },
         "/openapi/v2" => openapi_v2(api, headers).await,
-        "/openapi/v3" | "/openapi/v3/" => openapi_v3(api, headers, path, None).await,
+        "/openapi/v3" | "/openapi/v3/" => openapi_v3(api, headers).await,
         DISCOVERY_PATH => Ok(issuer(api, &api.0.issuer.discovery(), "application/json")),
         JWKS_PATH => Ok(issuer(api, &api.0.issuer.jwks(), "application/jwk-set+json")),
         _ => {
@@ -58,7 +58,7 @@ pub(crate) async fn answer(
                 return Ok(respond::text(StatusCode::OK, text));
             }
             if let Some(rest) = path.strip_prefix("/openapi/v3/") {
-                let mut response = openapi_v3(api, headers, path, Some(rest)).await?;
+                let mut response = openapi_v3_document(api, headers, rest).await?;
                 let etag = response.headers().get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
                 // The index names the content; under that name it never changes.
                 if query.get("hash").is_some_and(|hash| etag.is_some_and(|etag| etag.trim_matches('"') == hash)) {
@@ -156,15 +156,18 @@ const OPENAPI_V2_PROTOBUF: [&str; 2] =
 
 async fn openapi_v2(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
     for range in negotiate::ranges(headers) {
+        let others = api.clone();
         match range.media.as_str() {
             "application/json" | "*/*" | "application/*" => {
-                let document = off_thread(api, "/openapi/v2", |registry| Some(openapi::v2(registry))).await?;
-                return Ok(discovery::with_etag(headers, &document, "application/json"));
+                let make = move |registry: &Registry| Some(openapi::v2(registry, &others.0.aggregation.specifications()));
+                let document = off_thread(api, "/openapi/v2", make).await?;
+                return large(headers, document, "application/json").await;
             }
             media if OPENAPI_V2_PROTOBUF.contains(&media) => {
-                let make = |registry: &Registry| Some(openapi::v2_protobuf(registry));
+                let make =
+                    move |registry: &Registry| Some(openapi::v2_protobuf(registry, &others.0.aggregation.specifications()));
                 let document = off_thread(api, "/openapi/v2+protobuf", make).await?;
-                return Ok(discovery::with_etag(headers, &document, OPENAPI_V2_PROTOBUF[0]));
+                return large(headers, document, OPENAPI_V2_PROTOBUF[0]).await;
             }
             _ => {}
         }
@@ -172,21 +175,15 @@ async fn openapi_v2(api: &Api, headers: &HeaderMap) -> Result<Response, Status> 
     Err(status::not_acceptable())
 }
 
-async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&str>) -> Result<Response, Status> {
-    let group = match below.map(|rest| rest.trim_end_matches('/').split('/').collect::<Vec<_>>()).as_deref() {
-        None => None,
-        Some(["api", version]) => Some((String::new(), (*version).to_owned())),
-        Some(["apis", group, version]) => Some(((*group).to_owned(), (*version).to_owned())),
-        Some(_) => return Err(status::no_such_resource()),
-    };
-    let is_index = group.is_none();
-    let mut document = off_thread(api, path, move |registry| match &group {
-        None => Some(openapi::v3_index(registry)),
-        Some((group, version)) => openapi::v3_group(registry, group, version),
-    })
-    .await?;
+/// The same of version 3.
+const OPENAPI_V3_PROTOBUF: [&str; 2] =
+    ["application/com.github.proto-openapi.spec.v3.v1.0+protobuf", "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"];
+
+/// The index of version 3, which is JSON for all.
+async fn openapi_v3(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
+    let mut document = off_thread(api, "/openapi/v3", |registry| Some(openapi::v3_index(registry))).await?;
     let others = api.0.aggregation.served();
-    if is_index && !others.is_empty() {
+    if !others.is_empty() {
         let mut index: serde_json::Value = serde_json::from_slice(&document.body).map_err(status::internal)?;
         for (remote, found) in others {
             if let Some(entry) = &found.openapi {
@@ -195,7 +192,40 @@ async fn openapi_v3(api: &Api, headers: &HeaderMap, path: &str, below: Option<&s
         }
         document = discovery::document(&index);
     }
-    Ok(discovery::with_etag(headers, &document, "application/json"))
+    large(headers, document, "application/json").await
+}
+
+/// One document of version 3, by its path in the index.
+async fn openapi_v3_document(api: &Api, headers: &HeaderMap, path: &str) -> Result<Response, Status> {
+    let path = path.trim_end_matches('/').to_owned();
+    let key = format!("/openapi/v3/{path}");
+    for range in negotiate::ranges(headers) {
+        match range.media.as_str() {
+            "application/json" | "*/*" | "application/*" => {
+                let document = off_thread(api, &key, move |registry| openapi::v3(registry, &path)).await?;
+                return large(headers, document, "application/json").await;
+            }
+            media if OPENAPI_V3_PROTOBUF.contains(&media) => {
+                let key = format!("{key}+protobuf");
+                let document = off_thread(api, &key, move |registry| openapi::v3_protobuf(registry, &path)).await?;
+                return large(headers, document, OPENAPI_V3_PROTOBUF[0]).await;
+            }
+            _ => {}
+        }
+    }
+    Err(status::not_acceptable())
+}
+
+/// A document, for clients that read it so in the compressed form that is kept beside it.
+async fn large(headers: &HeaderMap, document: Document, content_type: &'static str) -> Result<Response, Status> {
+    let mut response = discovery::with_etag(headers, &document, content_type);
+    if response.status() != StatusCode::OK || !compress::is_large(&document.body) || !compress::accepted(headers) {
+        return Ok(response);
+    }
+    let make = move || document.compressed.get_or_init(|| compress::whole(&document.body)).clone();
+    let compressed = tokio::task::spawn_blocking(make).await.map_err(|_| status::internal("the document was not compressed"))?;
+    compress::label(response.headers_mut());
+    Ok(response.map(|_| Body::full(compressed)))
 }
 
 /// Makes a large document on a thread where that disturbs nobody, unless it is there.
@@ -206,9 +236,7 @@ async fn off_thread(
 ) -> Result<Document, Status> {
     let (api, path) = (api.clone(), path.to_owned());
     let made = tokio::task::spawn_blocking(move || {
-        api.0.resources.document(&path, |registry| {
-            make(registry).map(|document| Document { body: document.body.into(), etag: document.etag })
-        })
+        api.0.resources.document(&path, |registry| make(registry).map(|document| Document::new(document.body, document.etag)))
     })
     .await
     .map_err(|_| status::internal("the document could not be made"))?;

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pharos_api::registry::{Kind, Registry};
+use tokio::sync::Notify;
 
 /// A document that changes only when the kinds do.
 #[derive(Debug, Clone)]
@@ -19,6 +20,14 @@ pub(crate) struct Document {
     pub(crate) body: Bytes,
     /// Quoted.
     pub(crate) etag: String,
+    /// The same compressed, once somebody has asked for it.
+    pub(crate) compressed: Arc<OnceLock<Bytes>>,
+}
+
+impl Document {
+    pub(crate) fn new(body: impl Into<Bytes>, etag: String) -> Self {
+        Document { body: body.into(), etag, compressed: Arc::default() }
+    }
 }
 
 /// The registry, replaced as a whole when a kind comes or goes.
@@ -28,6 +37,8 @@ pub(crate) struct Resources {
     documents: Mutex<HashMap<String, Document>>,
     /// Rises whenever documents are forgotten.
     generation: AtomicU64,
+    /// Wakes whoever follows the kinds.
+    changed: Notify,
 }
 
 impl Resources {
@@ -36,6 +47,7 @@ impl Resources {
             registry: ArcSwap::from_pointee(Registry::builtin()),
             documents: Mutex::default(),
             generation: AtomicU64::new(0),
+            changed: Notify::new(),
         }
     }
 
@@ -55,6 +67,12 @@ impl Resources {
             registry
         });
         self.forget_documents();
+        self.changed.notify_one();
+    }
+
+    /// Waits until kinds come or go, or have done so since the last call; for the one who follows them.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Forgets all documents: something else they are made from has changed.

@@ -49,6 +49,7 @@ pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
         ("", "persistentvolumes" | "persistentvolumeclaims") => object["status"] = json!({"phase": "Pending"}),
         ("", "services") => object["status"] = json!({"loadBalancer": {}}),
         ("certificates.k8s.io", "certificatesigningrequests") => remove(object, "status"),
+        ("apiregistration.k8s.io", "apiservices") => aggregation::prepare_for_create(object),
         ("batch", "jobs") => {
             remove(object, "status");
             job_labels(object);

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Message,
+        Message, Utf8Bytes,
         handshake::derive_accept_key,
         protocol::{Role, WebSocketConfig},
     },
@@ -146,22 +146,40 @@ pub(crate) fn write_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     bytes.extend_from_slice(b"\r\n");
 }
 
+/// The protocols a body is sent by.
+const OF_BODIES: [&str; 3] = ["", "binary.k8s.io", "base64.binary.k8s.io"];
+
 /// Sends a body as messages: `binary.k8s.io`, `base64.binary.k8s.io` or no protocol, as logs and watches are asked for.
 ///
 /// # Errors
 ///
 /// If the handshake is refused, or the connection or the body breaks.
 pub async fn serve_body(head: Request<()>, io: Io, body: Body) -> Result<(), UpgradeError> {
-    let (socket, protocol) = accept(&head, io, &["", "binary.k8s.io", "base64.binary.k8s.io"]).await?;
+    let (socket, protocol) = accept(&head, io, &OF_BODIES).await?;
+    let message = |piece: Bytes| match protocol {
+        "base64.binary.k8s.io" => Ok(Message::text(BASE64_STANDARD.encode(&piece))),
+        _ => Ok(Message::binary(piece)),
+    };
+    send(socket, body, message).await
+}
+
+/// Sends a body, whose pieces are whole texts, as text messages, as watches in JSON are asked for.
+///
+/// # Errors
+///
+/// If the handshake is refused, the connection or the body breaks, or a piece is no UTF-8.
+pub async fn serve_texts(head: Request<()>, io: Io, body: Body) -> Result<(), UpgradeError> {
+    let (socket, _) = accept(&head, io, &OF_BODIES).await?;
+    send(socket, body, |piece| Utf8Bytes::try_from(piece).map(Message::Text).map_err(io::Error::other)).await
+}
+
+/// Sends each piece of a body as a message, until the client leaves.
+async fn send(socket: WebSocket, body: Body, message: impl Fn(Bytes) -> io::Result<Message>) -> Result<(), UpgradeError> {
     let (mut sink, mut messages) = socket.split();
     let mut pieces = body.into_stream();
     let sending = async {
         while let Some(piece) = pieces.next().await {
-            let piece: Bytes = piece.map_err(io::Error::other)?;
-            let message = match protocol {
-                "base64.binary.k8s.io" => Message::text(BASE64_STANDARD.encode(&piece)),
-                _ => Message::binary(piece),
-            };
+            let message = message(piece.map_err(io::Error::other)?)?;
             sink.send(message).await.map_err(io::Error::other)?;
         }
         let _ = sink.send(Message::Close(None)).await; // It hung up first.

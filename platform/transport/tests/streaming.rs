@@ -12,7 +12,7 @@ use pharos_transport::{
     port_forward::serve_port_forward,
     remote_command::{ExitOutcome, Options, Streams, serve_exec},
     spdy::{Role, Session, Stream},
-    websocket::{UpgradeError, serve_body},
+    websocket::{UpgradeError, serve_body, serve_texts},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
@@ -237,6 +237,15 @@ async fn logs_over_websocket() {
             .await;
         assert_eq!(text, b"one\ntwo\n");
     }
+}
+
+#[tokio::test]
+async fn watches_over_websocket() {
+    let lines = futures::stream::iter([Ok::<_, io::Error>("{}\n".into()), Ok("[]\n".into())]);
+    let (_, socket, _served) = websocket("", |head, io| serve_texts(head, io, Body::stream(lines))).await;
+    let messages = socket.filter_map(|message| async { message.ok().filter(|message| !message.is_close()) });
+    let messages: Vec<Message> = messages.collect().await;
+    assert_eq!(messages, [Message::text("{}\n"), Message::text("[]\n")]);
 }
 
 /// What ports lead to: 80 echoes, others are closed.

@@ -1,4 +1,5 @@
-//! The paths of kinds: one operation a verb, with the extensions and parameters clients look for.
+//! The paths of kinds: one operation a verb, with the extensions and parameters clients look for; and those of discovery, the
+//! version and the token issuer.
 
 use serde_json::{Map, Value, json};
 
@@ -7,6 +8,10 @@ use super::{Format, gvk};
 use crate::registry::{Kind, Subresource, Verbs};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const API_VERSIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIVersions";
+const API_GROUP: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroup";
+const API_GROUP_LIST: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroupList";
+const API_RESOURCE_LIST: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList";
 
 /// Name, type and description of a query parameter.
 type Parameter = (&'static str, &'static str, &'static str);
@@ -65,15 +70,121 @@ struct Operation<'a> {
     response: Value,
 }
 
+/// A document of its own in version 3, or a path of version 2: what is answered beside resources.
+pub(super) struct Page {
+    path: String,
+    id: String,
+    tag: String,
+    description: &'static str,
+    /// The definition of what is answered; blank for text.
+    schema: &'static str,
+    produces: &'static [&'static str],
+}
+
+static FORMS: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+impl Page {
+    /// Its name in the index of version 3, such as `apis/apps`.
+    pub(super) fn key(&self) -> &str {
+        self.path.trim_matches('/')
+    }
+
+    /// Adds its path.
+    pub(super) fn write(&self, format: Format, paths: &mut Map<String, Value>, schemas: &mut Schemas) {
+        let schema = if self.schema.is_empty() { json!({"type": "string"}) } else { schemas.named(self.schema) };
+        let mut get = json!({"description": self.description, "operationId": self.id, "tags": [self.tag]});
+        let unauthorized = json!({"description": "Unauthorized"});
+        match format {
+            Format::V2 => {
+                get["produces"] = json!(self.produces);
+                get["schemes"] = json!(["https"]);
+                get["responses"] = json!({"200": {"description": "OK", "schema": schema}, "401": unauthorized});
+            }
+            Format::V3 => {
+                let content: Map<String, Value> =
+                    self.produces.iter().map(|ty| ((*ty).to_owned(), json!({"schema": schema}))).collect();
+                get["responses"] = json!({"200": {"description": "OK", "content": content}, "401": unauthorized});
+            }
+        }
+        paths.insert(self.path.clone(), json!({"get": get}));
+    }
+}
+
+/// Everything that is answered beside resources. Groups of custom resources are in no document.
+pub(super) fn pages(kinds: &[&Kind]) -> Vec<Page> {
+    let page = |path: &str, id: &str, tag: &str, description, schema, produces| Page {
+        path: path.to_owned(),
+        id: id.to_owned(),
+        tag: tag.to_owned(),
+        description,
+        schema,
+        produces,
+    };
+    let versions = "get available API versions";
+    let mut found = vec![
+        page(
+            "/.well-known/openid-configuration/",
+            "getServiceAccountIssuerOpenIDConfiguration",
+            "WellKnown",
+            "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            "",
+            &FORMS[..1],
+        ),
+        page("/api/", "getCoreAPIVersions", "core", versions, API_VERSIONS, &FORMS),
+        page("/apis/", "getAPIVersions", "apis", versions, API_GROUP_LIST, &FORMS),
+        page(
+            "/openid/v1/jwks/",
+            "getServiceAccountIssuerOpenIDKeyset",
+            "openid",
+            "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            "",
+            &["application/jwk-set+json"],
+        ),
+        page(
+            "/version/",
+            "getCodeVersion",
+            "version",
+            "get the version information for this server",
+            "io.k8s.apimachinery.pkg.version.Info",
+            &FORMS[..1],
+        ),
+    ];
+    let mut groups: Vec<&Kind> = kinds.iter().copied().filter(|kind| !kind.custom && !kind.group.is_empty()).collect();
+    groups.dedup_by(|a, b| a.group == b.group);
+    found.extend(groups.into_iter().map(|kind| {
+        let (path, name) = (format!("/apis/{}/", kind.group), group_name(kind));
+        page(&path, &format!("get{name}APIGroup"), &tag(kind), "get information of a group", API_GROUP, &FORMS)
+    }));
+    found
+}
+
+/// Which resources a group version has: a path of the group version's own document.
+fn resources(kind: &Kind) -> Page {
+    Page {
+        path: format!("{}/", base(kind)),
+        id: format!("get{}{}APIResources", group_name(kind), capital(&kind.version)),
+        tag: format!("{}_{}", tag(kind), kind.version),
+        description: "get available resources",
+        schema: API_RESOURCE_LIST,
+        produces: &FORMS,
+    }
+}
+
+/// `/api/v1` or `/apis/apps/v1`.
+fn base(kind: &Kind) -> String {
+    if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) }
+}
+
 /// Every path of the given kinds.
 pub(super) fn all(format: Format, kinds: &[&Kind], schemas: &mut Schemas) -> Map<String, Value> {
     let mut paths = Map::new();
+    let mut versions: Vec<&Kind> = kinds.iter().copied().filter(|kind| !kind.custom).collect();
+    versions.dedup_by(|a, b| a.group == b.group && a.version == b.version);
+    for kind in versions {
+        resources(kind).write(format, &mut paths, schemas);
+    }
     for kind in kinds {
-        let base = if kind.group.is_empty() {
-            format!("/api/{}", kind.version)
-        } else {
-            format!("/apis/{}/{}", kind.group, kind.version)
-        };
+        let base = base(kind);
         let scoped = if kind.namespaced {
             format!("{base}/namespaces/{{namespace}}/{}", kind.plural)
         } else {
@@ -82,7 +193,7 @@ pub(super) fn all(format: Format, kinds: &[&Kind], schemas: &mut Schemas) -> Map
         let own = (kind.group.as_ref(), kind.version.as_ref(), kind.kind.as_ref());
         let name = operation_name(kind);
         if kind.namespaced && kind.verbs.contains(Verbs::LIST) {
-            let list = list(kind, own, format!("list{name}ForAllNamespaces"), schemas);
+            let list = list(kind, own, format!("list{}ForAllNamespaces", name.replacen("Namespaced", "", 1)), schemas);
             add(format, &mut paths, &format!("{base}/{}", kind.plural), list);
         }
         collection(format, kind, own, &scoped, schemas, &mut paths);
@@ -97,19 +208,68 @@ pub(super) fn all(format: Format, kinds: &[&Kind], schemas: &mut Schemas) -> Map
                 add(format, &mut paths, &path, operation);
             }
         }
+        if !kind.custom && kind.verbs.contains(Verbs::WATCH) {
+            watches(format, kind, &base, &mut paths, schemas);
+        }
     }
     paths
 }
 
+/// The paths below `watch/`, which are deprecated, and which custom resources do not have.
+fn watches(format: Format, kind: &Kind, base: &str, paths: &mut Map<String, Value>, schemas: &mut Schemas) {
+    let name = operation_name(kind);
+    let response = schemas.named(&format!("{META}WatchEvent"));
+    let mut watch = |path: String, id: String, action, description: String| {
+        let own = (kind.group.as_ref(), kind.version.as_ref(), kind.kind.as_ref());
+        let operation =
+            Operation { method: "get", action, id, kind: own, parameters: &LIST, body: None, response: response.clone() };
+        add(format, paths, &path, operation);
+        paths[&path]["get"]["description"] = description.into();
+    };
+    let many = format!(
+        "watch individual changes to a list of {}. deprecated: use the 'watch' parameter with a list operation instead.",
+        kind.kind
+    );
+    let scoped = if kind.namespaced { "namespaces/{namespace}/" } else { "" };
+    if kind.namespaced {
+        let id = format!("watch{}ListForAllNamespaces", name.replacen("Namespaced", "", 1));
+        watch(format!("{base}/watch/{}", kind.plural), id, "watchlist", many.clone());
+    }
+    watch(format!("{base}/watch/{scoped}{}", kind.plural), format!("watch{name}List"), "watchlist", many);
+    let one = format!(
+        "watch changes to an object of kind {}. deprecated: use the 'watch' parameter with a list operation instead, filtered \
+         to a single item with the 'fieldSelector' parameter.",
+        kind.kind
+    );
+    watch(format!("{base}/watch/{scoped}{}/{{name}}", kind.plural), format!("watch{name}"), "watch", one);
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// A group as upstream names it (`endpoints/openapi/openapi.go`): without its common ending, such as `rbac.authorization`.
+fn short_group(kind: &Kind) -> &str {
+    if kind.group.is_empty() { "core" } else { kind.group.strip_suffix(".k8s.io").unwrap_or(&kind.group) }
+}
+
+/// The same in the name of an operation: `RbacAuthorization`.
+fn group_name(kind: &Kind) -> String {
+    short_group(kind).split('.').map(capital).collect()
+}
+
+/// The same as a tag: `rbacAuthorization`.
+fn tag(kind: &Kind) -> String {
+    let mut parts = short_group(kind).split('.');
+    let first = parts.next().unwrap_or_default();
+    parts.fold(first.to_owned(), |tag, part| tag + &capital(part))
+}
+
 /// `CoreV1NamespacedPod`.
 fn operation_name(kind: &Kind) -> String {
-    let capital = |text: &str| -> String {
-        let mut chars = text.chars();
-        chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-    };
-    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
     let scope = if kind.namespaced { "Namespaced" } else { "" };
-    format!("{}{}{scope}{}", capital(group), capital(&kind.version), kind.kind)
+    format!("{}{}{scope}{}", group_name(kind), capital(&kind.version), kind.kind)
 }
 
 fn list<'a>(kind: &Kind, own: (&'a str, &'a str, &'a str), id: String, schemas: &mut Schemas) -> Operation<'a> {

@@ -1,11 +1,15 @@
-//! The version 2 document as protobuf: gnostic's `openapi.v2.Document`, which Go clients read.
+//! Documents as protobuf: gnostic's `openapi.v2.Document` and `openapi.v3.Document`, which Go clients read.
 //!
-//! Messages are tables from the JSON name of a field to its number and form (gnostic's `openapiv2/OpenAPIv2.proto`); only what our
-//! documents are made of is in them. Extensions hold JSON, which is YAML.
+//! Messages are tables from the JSON name of a field to its number and form (gnostic's `openapiv2/OpenAPIv2.proto`; version 3 has
+//! tables of its own); only what our documents are made of is in them. Extensions hold JSON, which is YAML.
 
 use serde_json::{Map, Value};
 
 use crate::protobuf::wire::{put_bytes, put_double, put_varint};
+
+mod v3;
+
+pub(super) use v3::document as v3_document;
 
 /// How a field is written.
 enum Form {
@@ -31,6 +35,19 @@ enum Form {
     /// A message which is one of several: always this number of it.
     Choice(u32, &'static Message),
     Requirements,
+    /// A message which is one of two: this one (1), or a reference (2).
+    Either(&'static Message),
+    Eithers(&'static Message),
+    /// A message whose only field, 1, is a list of names with values of this message or references.
+    NamedEither(&'static Message),
+    /// A message whose only field, 1, is a list of these or of references; JSON has the list, or one of them.
+    EitherList(&'static Message),
+    /// `AdditionalPropertiesItem` of version 3: values of this message or references, or a flag.
+    EitherOrFlag(&'static Message),
+    /// `DefaultType`, which has room for scalars only.
+    Scalar,
+    /// `Responses` of version 3: by code, values of this message or references.
+    Coded(&'static Message),
 }
 
 /// A message: its fields, and the number of its vendor extensions.
@@ -226,6 +243,43 @@ fn field(out: &mut Vec<u8>, number: u32, form: &Form, value: &Value) {
                 put_bytes(out, number, &repeated(1, entries));
             }
         }
+        Either(inner) => put_bytes(out, number, &either(inner, value)),
+        Eithers(inner) => list(value).iter().for_each(|value| put_bytes(out, number, &either(inner, value))),
+        NamedEither(inner) => {
+            let entries = entries(value).map(|(name, value)| named(name, &either(inner, value)));
+            put_bytes(out, number, &repeated(1, entries));
+        }
+        EitherList(inner) => put_bytes(out, number, &nested(list(value), |value| either(inner, value))),
+        EitherOrFlag(inner) => {
+            let mut item = Vec::new();
+            match value {
+                Value::Bool(allowed) => put_varint(&mut item, 2, (*allowed).into()),
+                value => put_bytes(&mut item, 1, &either(inner, value)),
+            }
+            put_bytes(out, number, &item);
+        }
+        Scalar => {
+            let mut item = Vec::new();
+            match value {
+                Value::Number(value) => put_double(&mut item, 1, value.as_f64().unwrap_or_default()),
+                Value::Bool(value) => put_varint(&mut item, 2, (*value).into()),
+                Value::String(value) => put_bytes(&mut item, 3, value.as_bytes()),
+                _ => return, // For anything else there is no field, as upstream finds.
+            }
+            put_bytes(out, number, &item);
+        }
+        Coded(inner) => {
+            let entries = entries(value).map(|(code, response)| named(code, &either(inner, response)));
+            put_bytes(out, number, &repeated(2, entries));
+        }
+    }
+}
+
+/// A message of its own or a reference, in the message that is either.
+fn either(inner: &Message, value: &Value) -> Vec<u8> {
+    match value.get("$ref") {
+        Some(_) => repeated(2, [message(&v3::REFERENCE, value)]),
+        None => repeated(1, [message(inner, value)]),
     }
 }
 

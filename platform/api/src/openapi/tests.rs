@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{v2, v2_protobuf, v3_group, v3_group_etag, v3_index};
+use super::{v2, v2_protobuf, v3, v3_index, v3_protobuf};
 use crate::{protobuf::wire, registry::Registry};
 
 fn parse(body: &[u8]) -> Value {
@@ -10,8 +10,10 @@ fn parse(body: &[u8]) -> Value {
 #[test]
 fn group_documents_have_what_kubectl_reads() {
     let registry = Registry::builtin();
-    let document = v3_group(&registry, "apps", "v1").expect("apps/v1");
-    assert_eq!(Some(document.etag), v3_group_etag(&registry, "apps", "v1"));
+    let document = v3(&registry, "apis/apps/v1").expect("apps/v1");
+    let index = parse(&v3_index(&registry).body);
+    let url = format!("/openapi/v3/apis/apps/v1?hash={}", document.etag.trim_matches('"'));
+    assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], url);
     let apps = parse(&document.body);
     let patch = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "apps", "version": "v1", "kind": "Deployment"}));
@@ -30,11 +32,10 @@ fn every_reference_resolves() {
     let registry = Registry::builtin();
     let index = parse(&v3_index(&registry).body);
     for path in index["paths"].as_object().expect("paths").keys() {
-        let (group, version) = path.strip_prefix("apis/").and_then(|p| p.split_once('/')).unwrap_or(("", "v1"));
-        let document = parse(&v3_group(&registry, group, version).expect("document").body);
+        let document = parse(&v3(&registry, path).expect("document").body);
         resolve(&document, &document, "#/components/schemas/");
     }
-    let document = parse(&v2(&registry).body);
+    let document = parse(&v2(&registry, &[]).body);
     resolve(&document, &document, "#/definitions/");
 }
 
@@ -74,7 +75,7 @@ fn named<'a>(list: &'a [u8], number: u32, name: &str) -> &'a [u8] {
 #[test]
 fn version_2_as_protobuf_has_what_go_clients_read() {
     let registry = Registry::builtin();
-    let document = v2_protobuf(&registry).body;
+    let document = v2_protobuf(&registry, &[]).body;
     assert_eq!(fields(&document, 1), [b"2.0"]);
     let pod = named(fields(&document, 9)[0], 1, "io.k8s.api.core.v1.Pod");
     let spec = named(fields(pod, 25)[0], 1, "spec");
@@ -93,4 +94,63 @@ fn version_2_as_protobuf_has_what_go_clients_read() {
     let ok = named(fields(post, 9)[0], 1, "200");
     let schema = fields(fields(fields(ok, 1)[0], 2)[0], 1)[0];
     assert_eq!(fields(schema, 1), [b"#/definitions/io.k8s.api.core.v1.Pod"]);
+}
+
+#[test]
+fn what_is_no_resource_has_paths_too() {
+    let registry = Registry::builtin();
+    let document = parse(&v2(&registry, &[]).body);
+    let operation = |path: &str| document["paths"][path]["get"]["operationId"].as_str().unwrap_or_default().to_owned();
+    for (path, id) in [
+        ("/.well-known/openid-configuration/", "getServiceAccountIssuerOpenIDConfiguration"),
+        ("/api/", "getCoreAPIVersions"),
+        ("/api/v1/", "getCoreV1APIResources"),
+        ("/apis/", "getAPIVersions"),
+        ("/apis/apps/", "getAppsAPIGroup"),
+        ("/apis/rbac.authorization.k8s.io/", "getRbacAuthorizationAPIGroup"),
+        ("/apis/rbac.authorization.k8s.io/v1/", "getRbacAuthorizationV1APIResources"),
+        ("/openid/v1/jwks/", "getServiceAccountIssuerOpenIDKeyset"),
+        ("/version/", "getCodeVersion"),
+        ("/api/v1/pods", "listCoreV1PodForAllNamespaces"),
+        ("/api/v1/watch/pods", "watchCoreV1PodListForAllNamespaces"),
+        ("/api/v1/watch/namespaces/{namespace}/pods", "watchCoreV1NamespacedPodList"),
+        ("/api/v1/watch/namespaces/{namespace}/pods/{name}", "watchCoreV1NamespacedPod"),
+        ("/api/v1/watch/nodes/{name}", "watchCoreV1Node"),
+        ("/apis/rbac.authorization.k8s.io/v1/clusterroles", "listRbacAuthorizationV1ClusterRole"),
+    ] {
+        assert_eq!(operation(path), id, "{path}");
+    }
+    assert_eq!(document["paths"]["/apis/rbac.authorization.k8s.io/v1/"]["get"]["tags"], json!(["rbacAuthorization_v1"]));
+    let schema = &document["paths"]["/version/"]["get"]["responses"]["200"]["schema"];
+    assert_eq!(schema["$ref"], "#/definitions/io.k8s.apimachinery.pkg.version.Info");
+    for path in ["api", "apis", "apis/apps", "version", "openid/v1/jwks", ".well-known/openid-configuration"] {
+        let page = parse(&v3(&registry, path).expect(path).body);
+        assert_eq!(page["paths"].as_object().map(serde_json::Map::len), Some(1), "{path}");
+    }
+    assert!(v3(&registry, "apis/none").is_none() && v3(&registry, "apis/apps/v9").is_none());
+}
+
+#[test]
+fn version_3_as_protobuf_has_what_go_clients_read() {
+    let registry = Registry::builtin();
+    let document = v3_protobuf(&registry, "apis/apps/v1").expect("apps/v1").body;
+    assert_eq!(fields(&document, 1), [b"3.0.0"]);
+    let schemas = fields(fields(&document, 5)[0], 1)[0];
+    let spec = fields(named(schemas, 1, "io.k8s.api.apps.v1.DeploymentSpec"), 1)[0]; // Of the two, the schema.
+    let template = fields(named(fields(spec, 31)[0], 1, "template"), 1)[0];
+    let reference = fields(fields(template, 26)[0], 2)[0]; // Of the two, the reference.
+    assert_eq!(fields(reference, 1), [b"#/components/schemas/io.k8s.api.core.v1.PodTemplateSpec"]);
+    let gvk = named(fields(named(schemas, 1, "io.k8s.api.apps.v1.Deployment"), 1)[0], 36, "x-kubernetes-group-version-kind");
+    let gvk: Value = serde_json::from_slice(fields(gvk, 2)[0]).expect("JSON, which is YAML");
+    assert_eq!(gvk, json!([{"group": "apps", "version": "v1", "kind": "Deployment"}]));
+
+    let path = named(fields(&document, 4)[0], 1, "/apis/apps/v1/namespaces/{namespace}/deployments");
+    let post = fields(path, 6)[0];
+    let body = fields(fields(post, 7)[0], 1)[0];
+    let schema = fields(named(fields(body, 2)[0], 1, "*/*"), 1)[0];
+    assert_eq!(fields(fields(schema, 2)[0], 1), [b"#/components/schemas/io.k8s.api.apps.v1.Deployment"]);
+    let ok = fields(named(fields(post, 8)[0], 2, "200"), 1)[0];
+    assert_eq!(fields(ok, 1), [b"OK"]);
+    let parameter = fields(fields(path, 13)[0], 1)[0];
+    assert_eq!(fields(parameter, 2), [b"path"]);
 }

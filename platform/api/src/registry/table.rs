@@ -281,7 +281,14 @@ fn core() -> Vec<Row> {
 
 fn apiregistration() -> Vec<Row> {
     let v1 = |kind, plural| row("apiregistration.k8s.io", "v1", kind, plural);
-    vec![v1("APIService", "apiservices").cluster().category(&["api-extensions"]).status().conditional()]
+    vec![
+        v1("APIService", "apiservices")
+            .cluster()
+            .category(&["api-extensions"])
+            .status()
+            .conditional()
+            .named(NameRule::PathSegment),
+    ]
 }
 
 fn apps() -> Vec<Row> {

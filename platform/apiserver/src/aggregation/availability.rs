@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http::Method;
 use pharos_store::{Cache, Item, Scope, Start, Subscription};
@@ -12,7 +13,7 @@ use pharos_transport::Body;
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
-use super::{Found, GROUP, RESOURCE, Remote, definition, introduce};
+use super::{Found, GROUP, RESOURCE, Remote, definition, introduce, registration, specification};
 use crate::{api::Api, authn::UserInfo, authz::SYSTEM_MASTERS, bootstrap, names, outbound, services};
 
 /// How often a server is asked though nothing has changed here: it may have failed by itself.
@@ -38,9 +39,10 @@ fn bad(reason: &'static str, message: String) -> Verdict {
 /// Follows APIServices and what is behind them.
 pub(crate) fn start(api: &Api, ctx: &Ctx) {
     ctx.spawn("api services", follow(api.clone(), ctx.clone()));
+    ctx.spawn("own api services", registration::follow(api.clone(), ctx.clone()));
 }
 
-fn cache(api: &Api, group: &str, resource: &str) -> Option<Arc<Cache>> {
+pub(super) fn cache(api: &Api, group: &str, resource: &str) -> Option<Arc<Cache>> {
     let kind = api.0.resources.lookup(group, "v1", resource)?;
     api.0.storage.cache(&kind).ok()
 }
@@ -64,7 +66,7 @@ async fn follow(api: Api, ctx: Ctx) {
             let concerned = tokio::select! {
                 biased;
                 () = ctx.stopped() => return,
-                item = definitions_changed.next() => item.map(|_| drain(&mut definitions_changed)).map(|()| true),
+                item = definitions_changed.next() => item.map(|item| about_others(&api, &item, &mut definitions_changed)),
                 item = services_changed.next() => item.map(|item| concerns(&api, &item, &mut services_changed)),
                 item = slices_changed.next() => item.map(|item| concerns(&api, &item, &mut slices_changed)),
                 _ = ticks.tick() => Ok(!api.0.aggregation.remotes.load().is_empty()),
@@ -82,8 +84,21 @@ async fn follow(api: Api, ctx: Ctx) {
     }
 }
 
-fn drain(subscription: &mut Subscription) {
-    while let Ok(Some(_)) = subscription.try_next() {}
+/// Whether a change of APIServices, or one that is there already, is about another server. Those of this server's own groups
+/// are available from their beginning, and nobody is to be asked because of them.
+fn about_others(api: &Api, first: &Item, subscription: &mut Subscription) -> bool {
+    let remotes = api.0.aggregation.remotes.load();
+    let about = |item: &Item| {
+        let Item::Event(event) = item else { return false };
+        let object: Value = serde_json::from_slice(event.object.bytes()).unwrap_or_default();
+        let was = || remotes.values().any(|remote| remote.name == event.object.name());
+        object["spec"]["service"].is_object() || !object["status"]["conditions"].is_array() || was()
+    };
+    let mut any = about(first);
+    while let Ok(Some(item)) = subscription.try_next() {
+        any |= about(&item);
+    }
+    any
 }
 
 /// Whether a change of Services or endpoints, or one that is there already, is about another server.
@@ -101,7 +116,7 @@ fn concerns(api: &Api, first: &Item, subscription: &mut Subscription) -> bool {
     any
 }
 
-fn objects(definitions: &Cache) -> Vec<Value> {
+pub(super) fn objects(definitions: &Cache) -> Vec<Value> {
     let snapshot = definitions.snapshot();
     snapshot.iter(&Scope::All, None).filter_map(|(_, object)| serde_json::from_slice(object.bytes()).ok()).collect()
 }
@@ -140,7 +155,7 @@ async fn check(api: &Api, definitions: &Cache) {
 
 async fn check_one(api: &Api, object: Value) {
     let verdict = match definition::remote(api, &object) {
-        None => Verdict { available: true, reason: "Local", message: "Local APIServices are always available".into() },
+        None => Verdict { available: true, reason: definition::LOCAL.0, message: definition::LOCAL.1.into() },
         Some(remote) if is_local(api, &remote) => {
             bad("ServedLocally", format!("{}/{} is served by this API server itself", remote.group, remote.version))
         }
@@ -198,31 +213,47 @@ fn reachable(api: &Api, remote: &Remote) -> Result<(), Verdict> {
 async fn discover(api: &Api, remote: &Remote) -> Result<Found, String> {
     let path = format!("/apis/{}/{}", remote.group, remote.version);
     let url = format!("https://{}.{}.svc:{}{path}", remote.service, remote.namespace, remote.port);
-    let list = match ask(api, remote, &path).await {
-        Ok((200..=299, list)) => list,
-        Ok((code, _)) => return Err(format!("failing or missing response from {url}: bad status from {url}: {code}")),
+    let list = match ask(api, remote, &path, "").await {
+        Ok(answer @ Answer { code: 200..=299, .. }) => answer.json(),
+        Ok(Answer { code, .. }) => return Err(format!("failing or missing response from {url}: bad status from {url}: {code}")),
         Err(why) => return Err(format!("failing or missing response from {url}: Get \"{url}\": {why}")),
     };
     let resources = list["resources"].as_array().cloned().unwrap_or_default();
     let entry = format!("apis/{}/{}", remote.group, remote.version);
     // A server without OpenAPI version 3 answers 404; it is as available as any.
-    let openapi = match ask(api, remote, "/openapi/v3").await {
-        Ok((200, index)) => index["paths"].get(&entry).cloned(),
+    let openapi = match ask(api, remote, "/openapi/v3", "").await {
+        Ok(answer @ Answer { code: 200, .. }) => answer.json()["paths"].get(&entry).cloned(),
         _ => None,
     };
-    Ok(Found { resources, openapi })
+    Ok(Found { resources, openapi, specification: specification::refresh(api, remote).await })
 }
 
-async fn ask(api: &Api, remote: &Remote, path: &str) -> Result<(u16, Value), String> {
+/// What another server answered.
+pub(super) struct Answer {
+    pub(super) code: u16,
+    pub(super) etag: String,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// Asks another server for something, unless it is what is known by `etag` (if that is not blank).
+pub(super) async fn ask(api: &Api, remote: &Remote, path: &str, etag: &str) -> Result<Answer, String> {
     let target = remote.target(api)?;
     let request = http::Request::builder().method(Method::GET).uri(path).header(http::header::ACCEPT, "application/json");
+    let request = if etag.is_empty() { request } else { request.header(http::header::IF_NONE_MATCH, etag) };
     let mut request = request.body(Body::empty()).map_err(|error| error.to_string())?;
     introduce(request.headers_mut(), &UserInfo::new("system:kube-aggregator", [SYSTEM_MASTERS]));
     let exchange = async {
         let response = api.0.outbound.proxy.forward(request, &target).await.map_err(|error| outbound::reason(&error))?;
         let code = response.status().as_u16();
-        let bytes = response.into_body().into_bytes(MAX_BYTES).await.map_err(|error| outbound::reason(&error))?;
-        Ok((code, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        let etag = response.headers().get(http::header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
+        let body = response.into_body().into_bytes(MAX_BYTES).await.map_err(|error| outbound::reason(&error))?;
+        Ok(Answer { code, etag, body })
     };
     tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
 }

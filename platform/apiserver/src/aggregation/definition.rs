@@ -10,6 +10,22 @@ use serde_json::{Value, json};
 use super::Remote;
 use crate::{api::Api, outbound};
 
+/// Reason and message of the condition of an APIService without a Service.
+pub(super) const LOCAL: (&str, &str) = ("Local", "Local APIServices are always available");
+
+/// Such an APIService is available from its beginning (`pkg/registry/apiservice/strategy.go`).
+pub(crate) fn prepare_for_create(object: &mut Value) {
+    let since = object["metadata"]["creationTimestamp"].clone();
+    let Some(fields) = object.as_object_mut() else { return };
+    fields.remove("status");
+    if fields.get("spec").is_some_and(|spec| !spec["service"].is_object()) {
+        let condition = json!({
+            "type": "Available", "status": "True", "reason": LOCAL.0, "message": LOCAL.1, "lastTransitionTime": since,
+        });
+        fields.insert("status".to_owned(), json!({"conditions": [condition]}));
+    }
+}
+
 /// What is wrong with an APIService (`pkg/apis/apiregistration/validation/validation.go`).
 pub(crate) fn validate(object: &Value) -> Vec<FieldError> {
     let spec = &object["spec"];
@@ -19,6 +35,9 @@ pub(crate) fn validate(object: &Value) -> Vec<FieldError> {
     if object["metadata"]["name"] != json!(name) {
         let found = object["metadata"]["name"].clone();
         errors.push(FieldError::invalid("metadata.name", found, format!("must be `spec.version+\".\"+spec.group`: {name:?}")));
+    }
+    if text(&spec["group"]).is_empty() && text(&spec["version"]) != "v1" {
+        errors.push(FieldError::required("spec.group", "only v1 may have an empty group and it better be legacy kube"));
     }
     for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
         let number = spec[field].as_i64().unwrap_or(0);
@@ -66,6 +85,7 @@ pub(super) fn remote(api: &Api, object: &Value) -> Option<Remote> {
         port: service.get("port").and_then(Value::as_u64).unwrap_or(443),
         tls: tls(api, spec),
         found: Default::default(),
+        specification: Default::default(),
     })
 }
 
@@ -97,6 +117,8 @@ mod tests {
         };
         check(json!({}), &[]);
         check(json!({"metadata": {"name": "v2.g"}}), &["metadata.name"]);
+        check(json!({"metadata": {"name": "v1."}, "spec": {"group": ""}}), &[]);
+        check(json!({"metadata": {"name": "v2."}, "spec": {"group": "", "version": "v2"}}), &["spec.group"]);
         check(json!({"spec": {"groupPriorityMinimum": 0}}), &["spec.groupPriorityMinimum"]);
         check(json!({"spec": {"service": null, "caBundle": "eA=="}}), &["spec.caBundle"]);
         check(json!({"spec": {"service": {"name": ""}}}), &["spec.service.name"]);

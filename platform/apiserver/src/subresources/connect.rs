@@ -206,6 +206,9 @@ pub(crate) async fn upgrade(
         Ok(Upgrade::Body(body)) => {
             (TAKEN_OVER, websocket::serve_body(request, io, body).await.map_err(|error| error.to_string()))
         }
+        Ok(Upgrade::Texts(body)) => {
+            (TAKEN_OVER, websocket::serve_texts(request, io, body).await.map_err(|error| error.to_string()))
+        }
     };
     if let Err(error) = done {
         tracing::debug!(kind = info.resource, namespace = info.namespace, name = info.name, error, "upgraded connection ended");
@@ -216,6 +219,8 @@ pub(crate) async fn upgrade(
 enum Upgrade {
     Forward(Box<Target>),
     Body(Body),
+    /// One whose pieces are texts.
+    Texts(Body),
 }
 
 async fn prepare(
@@ -249,7 +254,10 @@ async fn prepare(
                 audit: audit.clone(),
                 elsewhere: Took::default(),
             };
-            verbs::watch::lines(&call).await.map(Upgrade::Body)
+            Ok(match verbs::watch::messages(&call).await? {
+                verbs::watch::Messages::Text(body) => Upgrade::Texts(body),
+                verbs::watch::Messages::Binary(body) => Upgrade::Body(body),
+            })
         }
         (_, "log") if by_websocket => {
             let Some(target) = target(api, info, query).await? else { return Ok(Upgrade::Body(Body::empty())) };

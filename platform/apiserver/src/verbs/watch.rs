@@ -36,6 +36,9 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// Events are joined into one chunk up to this size, as long as they are there already.
 const CHUNK_BYTES: usize = 32 << 10;
 
+/// What a protobuf frame begins with: its length.
+const LENGTH_BYTES: usize = 4;
+
 /// Marks the bookmark after the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -54,10 +57,29 @@ pub(super) async fn watch(call: &Call) -> Result<Response, Status> {
     Ok(response)
 }
 
-/// The watch as a body of one JSON line a chunk, for a WebSocket's text messages.
-pub(crate) async fn lines(call: &Call) -> Result<Body, Status> {
-    let output = Output { format: Format::Json, ..call.output(Offer::Transformable)? };
-    Ok(stream(frames(call, output, 0).await?))
+/// A watch for a WebSocket: each chunk is a message, one event.
+pub(crate) enum Messages {
+    /// JSON.
+    Text(Body),
+    /// Protobuf.
+    Binary(Body),
+}
+
+/// The watch as a WebSocket's messages (`HandleWS` in `endpoints/handlers/watch.go`).
+pub(crate) async fn messages(call: &Call) -> Result<Messages, Status> {
+    let output = call.output(Offer::Transformable)?;
+    if output.format == Format::Yaml {
+        return Err(status::not_acceptable());
+    }
+    let frames = frames(call, output, 0).await?;
+    Ok(match output.format {
+        // A message has a length of its own.
+        Format::Protobuf => {
+            let whole = futures::StreamExt::map(frames, |frame: Bytes| frame.slice(LENGTH_BYTES.min(frame.len())..));
+            Messages::Binary(stream(whole))
+        }
+        Format::Json | Format::Yaml => Messages::Text(stream(frames)),
+    })
 }
 
 fn stream(frames: impl Stream<Item = Bytes> + Send + 'static) -> Body {

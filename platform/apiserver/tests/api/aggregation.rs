@@ -34,6 +34,21 @@ impl Handler for Extension {
             "/openapi/v3" => {
                 json!({"paths": {"apis/wardle.example.com/v1alpha1": {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=H"}}})
             }
+            "/openapi/v2" => json!({
+                "swagger": "2.0", "info": {"title": "wardle", "version": "1"},
+                "paths": {
+                    "/apis/wardle.example.com/v1alpha1/flunders": {"get": {
+                        "operationId": "listFlunders",
+                        "responses": {"200": {"description": "OK", "schema": {"$ref": "#/definitions/Flunder"}}},
+                    }},
+                    "/version/": {"get": {"operationId": "theirs"}},
+                },
+                "definitions": {
+                    "Flunder": {"properties": {"metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}}},
+                    "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {"type": "object", "description": "theirs"},
+                    "Unused": {"type": "object"},
+                },
+            }),
             path => {
                 let header = |name: &str| {
                     let values = request.headers().get_all(name).iter();
@@ -134,6 +149,16 @@ async fn requests_are_carried_to_other_servers() {
     assert_eq!(index["paths"]["apis/wardle.example.com/v1alpha1"]["serverRelativeURL"], format!("{url}?hash=H"));
     assert_eq!(server.get(url).await.body["path"], url);
 
+    let document = server.get("/openapi/v2").await.body;
+    assert_eq!(document["paths"]["/apis/wardle.example.com/v1alpha1/flunders"]["get"]["operationId"], "listFlunders");
+    assert_eq!(document["paths"]["/version/"]["get"]["operationId"], "getCodeVersion");
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let reference = &document["definitions"]["Flunder"]["properties"]["metadata"]["$ref"];
+    assert_eq!(*reference, format!("#/definitions/{meta}_v2"));
+    assert_eq!(document["definitions"][format!("{meta}_v2")]["description"], "theirs");
+    assert_ne!(document["definitions"][meta]["description"], "theirs");
+    assert!(document["definitions"]["Unused"].is_null());
+
     server.delete("/apis/discovery.k8s.io/v1/namespaces/test/endpointslices/hook-1").await;
     until(&server, |condition| condition["status"] == "False").await;
     assert_eq!(server.get(flunders).await.code, 503);
@@ -148,4 +173,64 @@ async fn requests_are_carried_to_other_servers() {
     let wrong = json!({"metadata": {"name": "x"}, "spec": {"group": "g", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1}});
     let answer = server.post(SERVICES, &wrong).await;
     assert!(answer.text.contains("must be `spec.version+"), "{}", answer.text);
+}
+
+/// Waits until an APIService is there, or is not.
+async fn until_there(server: &Server, name: &str, there: bool) -> Value {
+    let waiting = async {
+        loop {
+            let answer = server.get(&format!("{SERVICES}/{name}")).await;
+            if (answer.code == 200) == there {
+                return answer.body;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the api service comes or goes")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_groups_have_api_services() {
+    let server = Server::start().await;
+    for (name, spec) in [
+        ("v1.", json!({"group": "", "version": "v1", "groupPriorityMinimum": 18000, "versionPriority": 1})),
+        ("v1.apps", json!({"group": "apps", "version": "v1", "groupPriorityMinimum": 17800, "versionPriority": 15})),
+        (
+            "v2.autoscaling",
+            json!({"group": "autoscaling", "version": "v2", "groupPriorityMinimum": 17500, "versionPriority": 30}),
+        ),
+    ] {
+        let object = server.get(&format!("{SERVICES}/{name}")).await.body;
+        for field in ["version", "groupPriorityMinimum", "versionPriority"] {
+            assert_eq!(object["spec"][field], spec[field], "{name}");
+        }
+        assert_eq!(object["spec"]["group"].as_str().unwrap_or_default(), spec["group"], "{name}");
+        assert_eq!(object["metadata"]["labels"]["kube-aggregator.kubernetes.io/automanaged"], "onstart", "{name}");
+        let condition = &object["status"]["conditions"][0];
+        let want = json!(["Available", "True", "Local", "Local APIServices are always available"]);
+        assert_eq!(json!([condition["type"], condition["status"], condition["reason"], condition["message"]]), want, "{name}");
+    }
+    assert_eq!(server.get(&format!("{SERVICES}/v1.apiregistration.k8s.io")).await.code, 404);
+
+    let definition = json!({
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]},
+    });
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    server.create(definitions, definition).await;
+    let object = until_there(&server, "v1.example.com", true).await;
+    assert_eq!(object["metadata"]["labels"]["kube-aggregator.kubernetes.io/automanaged"], "true");
+    assert_eq!((&object["spec"]["groupPriorityMinimum"], &object["spec"]["versionPriority"]), (&json!(1000), &json!(100)));
+    let uid = object["metadata"]["uid"].clone();
+    server.delete(&format!("{SERVICES}/v1.example.com")).await;
+    let again = async {
+        while until_there(&server, "v1.example.com", true).await["metadata"]["uid"] == uid {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("what is deleted is made again");
+    server.delete(&format!("{definitions}/widgets.example.com")).await;
+    until_there(&server, "v1.example.com", false).await;
 }

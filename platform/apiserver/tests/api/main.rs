@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+mod compression;
 mod remote;
 mod aggregation;
 mod audit;
@@ -10,6 +11,7 @@ mod conversion;
 mod fairness;
 mod metrics;
 mod objects;
+mod openapi;
 mod plugins;
 mod pod_security;
 mod policies;

@@ -5,6 +5,7 @@ use http::Method;
 use pharos_api::protobuf::decode;
 use pharos_transport::Body;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 
 use crate::common::{Server, admin};
 
@@ -100,4 +101,88 @@ async fn watches_send_frames() {
     assert_eq!(names(&next().await, "MODIFIED"), "a");
     server.delete(&format!("{MAPS}/a")).await;
     assert_eq!(names(&next().await, "DELETED"), "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discovery_comes_as_protobuf() {
+    let server = Server::start().await;
+    for path in ["/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1"] {
+        let (code, content_type, body) = ask(&server, path, BOTH).await;
+        assert_eq!((code, content_type.as_str()), (200, PROTOBUF), "{path}");
+        assert!(body.starts_with(b"k8s\0"), "{path}");
+        let (_, content_type, _) = ask(&server, path, "application/json, application/vnd.kubernetes.protobuf").await;
+        assert_eq!(content_type, "application/json", "{path}");
+    }
+    for version in ["v2", "v2beta1"] {
+        let accept = format!("{PROTOBUF};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+        let (code, content_type, body) = ask(&server, "/apis", &format!("{accept},application/json")).await;
+        assert_eq!((code, &content_type), (200, &accept));
+        assert!(body.windows(10).any(|window| window == b"daemonsets"));
+        // What has no other form is answered plainly.
+        let (_, content_type, _) = ask(&server, "/apis/apps/v1", &format!("{accept},application/json")).await;
+        assert_eq!(content_type, "application/json");
+    }
+}
+
+/// The first message of a watch over a WebSocket, and its opcode; `None` if nobody may watch.
+async fn first_message(server: &Server, accept: &str) -> Option<(u8, Vec<u8>)> {
+    let (mut client, io) = tokio::io::duplex(1 << 16);
+    let request = http::Request::get(format!("{MAPS}?watch=true"))
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("accept", accept)
+        .body(())
+        .unwrap();
+    let reading = async {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        if !head.starts_with(b"HTTP/1.1 101 ") {
+            return None;
+        }
+        let opcode = client.read_u8().await.unwrap() & 0x0f;
+        let length = match client.read_u8().await.unwrap() {
+            126 => usize::from(client.read_u16().await.unwrap()),
+            length => usize::from(length),
+        };
+        let mut message = vec![0; length];
+        client.read_exact(&mut message).await.unwrap();
+        Some((opcode, message))
+    };
+    tokio::select! {
+        found = reading => found,
+        () = server.api.upgrade(request, Box::new(io)) => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_over_a_websocket_are_text_or_protobuf() {
+    let server = Server::start().await;
+    server.create(MAPS, json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await;
+    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["watch"]}]);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    server.create(&format!("{rbac}/clusterroles"), json!({"metadata": {"name": "watch"}, "rules": rules})).await;
+    let binding = json!({"metadata": {"name": "watch"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "watch"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}]});
+    server.create(&format!("{rbac}/clusterrolebindings"), binding).await;
+    let allowed = async {
+        loop {
+            if let Some(message) = first_message(&server, "*/*").await {
+                return message;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (opcode, message) = tokio::time::timeout(std::time::Duration::from_secs(20), allowed).await.expect("it is allowed");
+    let event: Value = serde_json::from_slice(&message).unwrap();
+    assert_eq!((opcode, &event["type"], &event["object"]["data"]["k"]), (1, &json!("ADDED"), &json!("v")));
+
+    let (opcode, message) = first_message(&server, PROTOBUF).await.expect("an event");
+    assert_eq!((opcode, &message[..7]), (2, &b"\x0a\x05ADDED"[..]));
+    let at = message.windows(4).position(|window| window == b"k8s\0").expect("an object");
+    assert_eq!(decode(&message[at..], None).unwrap().value["data"]["k"], "v");
 }
