@@ -1,6 +1,6 @@
 //! The command line. Flags follow k3s where it has them.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -219,6 +219,15 @@ pub struct ServerOptions {
     /// File with the configuration of admission plugins, as kube-apiserver reads it [default: none]
     #[arg(long, env = "PHAROS_ADMISSION_CONTROL_CONFIG_FILE", overrides_with = "admission_control_config_file")]
     pub admission_control_config_file: Option<PathBuf>,
+    /// How long certificates are valid, at most, that are signed for CertificateSigningRequests
+    #[arg(
+        long,
+        env = "PHAROS_CLUSTER_SIGNING_DURATION",
+        default_value = "8760h",
+        value_parser = crate::audit::duration,
+        overrides_with = "cluster_signing_duration"
+    )]
+    pub cluster_signing_duration: Duration,
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,

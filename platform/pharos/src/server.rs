@@ -19,7 +19,7 @@ use pharos_controllers::Controllers;
 use pharos_network::Cidr;
 use pharos_scheduler::Scheduler;
 use pharos_telemetry::{Clock, Component as _, Register as _, Registries, Supervisor, health::Health, logs::Writer};
-use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
+use pharos_transport::pki::{self, Ca, Identity, Subject, Template, Usage};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -185,6 +185,9 @@ impl Plan {
         let node_ports = port_range(&options.service_node_port_range);
         if let Err(why) = &node_ports {
             mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
+        }
+        if options.cluster_signing_duration.is_zero() {
+            mistakes.push("--cluster-signing-duration 0s: certificates would be invalid at once".to_owned());
         }
         if options.max_requests_inflight == 0 && options.max_mutating_requests_inflight == 0 {
             mistakes.push(
@@ -464,12 +467,25 @@ async fn start_controllers(
         sign_token: Some(Arc::new(move |namespace, account, account_uid, secret, _| {
             Ok(issuer.secret_token(namespace, account, account_uid, secret)?)
         })),
+        sign_certificate: Some(signer(keys.ca.clone())),
+        cluster_signing_duration: plan.options.cluster_signing_duration,
         ..pharos_controllers::Config::default()
     };
     let clients = clients.clone();
     let clients = Arc::new(move |name: &str| clients.service_account("kube-system", name, "kube-controller-manager"));
     supervisor.launch(Controllers::new(clients, config, &registries.of(Controllers::NAME))?)?;
     Ok(())
+}
+
+/// Signs what the controllers have found good, with the CA that signs the requests of joining nodes too.
+fn signer(ca: Arc<Ca>) -> pharos_controllers::SignCertificate {
+    Arc::new(move |request, usages, ttl| {
+        let unknown = |name: &str| format!("unrecognized usage values: [{name:?}]");
+        let usages: Result<Vec<_>, _> = usages.iter().map(|name| Usage::parse(name).ok_or_else(|| unknown(name))).collect();
+        let signed = ca.sign_csr(request, &usages?, ttl, None).map_err(anyhow::Error::from);
+        // With its causes: it is written into the request.
+        Ok(signed.map_err(|error| format!("{error:#}"))?)
+    })
 }
 
 /// The Service by which the cluster DNS is known. Its address is on every node itself, so the service proxy leaves it alone.
@@ -559,6 +575,7 @@ mod tests {
             (&["--service-node-port-range=0-1"], "0 is no port"),
             (&["--service-node-port-range=5"], "not written FROM-TO"),
             (&["--max-requests-inflight=0", "--max-mutating-requests-inflight=0"], "no requests would be served"),
+            (&["--cluster-signing-duration=0s"], "certificates would be invalid at once"),
             (&["--log-level=nosuch"], "--log-level nosuch: \"nosuch\" is no level"),
             (&["--log-level=info,pharos_node=nosuch"], "--log-level info,pharos_node=nosuch"),
             (&["--otlp-sampling=7"], "--otlp-sampling 7: not from 0 to 1"),
