@@ -42,7 +42,7 @@ use crate::{
     metrics::{self, Metrics, Series},
     mount::{ApiGroup, Mount, Mounted, Mounts},
     negotiate, nonresource,
-    outbound::Outbound,
+    outbound::{self, Outbound},
     request::{Query, RequestInfo},
     resources::Resources,
     respond,
@@ -208,7 +208,7 @@ impl Api {
         }));
         let objects = Arc::new(CachedObjects(api.clone()));
         let authenticator = Authenticator::new(parts.authn, parts.issuer, objects, parts.clock, authn::Metrics::new(registry)?)
-            .map_err(|error| Error::Config(format!("client CA: {error}")))?;
+            .map_err(|error| Error::Config(format!("authentication: {}", outbound::causes(&error))))?;
         let _ = api.0.authenticator.set(authenticator);
         for kind in api.0.resources.registry().kinds().filter(|kind| !kind.strategy.virtual_only) {
             api.0.storage.attach(kind).await?;
@@ -431,7 +431,7 @@ impl Api {
         arrival: &Arrival<'_>,
     ) -> Result<Arc<UserInfo>, Status> {
         let certificates = peer.map(|peer| peer.certificates.as_ref()).unwrap_or_default();
-        let error = match self.authenticator().authenticate(headers, certificates) {
+        let error = match self.authenticator().authenticate(headers, uri.path(), certificates).await {
             Ok(user) => return Ok(user),
             Err(error) => error,
         };
@@ -806,6 +806,7 @@ impl Component for Api {
         bootstrap::run(self).await?;
         self.0.webhooks.bootstrapped();
         flowcontrol::start(self, &ctx);
+        self.authenticator().follow_configuration(&ctx);
         ctx.ready();
         ctx.stopped().await;
         self.0.writes.close();

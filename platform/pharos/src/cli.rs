@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::audit::AuditOptions;
+use crate::{audit::AuditOptions, auth::AuthenticationOptions};
 
 /// Runs a Kubernetes cluster and shows it.
 #[derive(Debug, Parser)]
@@ -231,6 +231,8 @@ pub struct ServerOptions {
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,
+    #[command(flatten)]
+    pub authentication: AuthenticationOptions,
     #[command(flatten)]
     pub audit: AuditOptions,
     /// A TracingConfiguration of apiserver.config.k8s.io: where spans are sent, in place of --otlp-endpoint and --otlp-sampling

@@ -170,6 +170,8 @@ impl Plan {
         let mut mistakes = node::mistakes(&options.node);
         mistakes.extend(datastore::mistakes(&options.datastore, &Layout(options.node.data_dir.clone())));
         mistakes.extend(options.audit.of_server(None).mistakes());
+        let own_issuer = issuer::Config::for_domain(&options.cluster_domain).issuer;
+        mistakes.extend(options.authentication.of_server(&own_issuer).err().unwrap_or_default());
         if let Some(file) = &options.tracing_config_file {
             match Tracing::read(file) {
                 Ok(_) if options.node.otlp_endpoint.is_some() => {
@@ -429,10 +431,13 @@ async fn start_api(
         pod_security: plan.pod_security.clone(),
         ..pharos_apiserver::Config::default()
     };
+    let issuer = keys.issuer(plan)?;
+    let authentication = plan.options.authentication.of_server(issuer.issuer());
+    let authentication = authentication.map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?;
     let parts = Parts {
         store,
-        authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], anonymous: true },
-        issuer: keys.issuer(plan)?,
+        authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], ..authentication },
+        issuer,
         health: health.clone(),
         gather,
         clock: Clock::system(),
@@ -592,6 +597,12 @@ mod tests {
             (&["--audit-policy-file=/no/such"], "loading audit policy file: failed to read file path"),
             (&["--audit-webhook-config-file=/no/such"], "initializing audit webhook: read /no/such"),
             (&["--audit-webhook-batch-max-wait=soon"], "time: invalid duration"),
+            (&["--oidc-issuer-url=https://a"], "oidc-issuer-url and oidc-client-id must be specified together"),
+            (&["--oidc-issuer-url=http://a", "--oidc-client-id=b"], "URL scheme must be https"),
+            (&["--oidc-required-claim=a"], "--oidc-required-claim a: not written CLAIM=VALUE"),
+            (&["--oidc-client-id=a", "--authentication-config=/no/such"], "are mutually exclusive"),
+            (&["--authentication-config=/no/such"], "--authentication-config /no/such: "),
+            (&["--authentication-token-webhook-config-file=/no/such"], "read /no/such"),
             (&["--tracing-config-file=/no/such"], "unable to read tracing configuration from"),
         ];
         for (options, expected) in table {
