@@ -183,7 +183,7 @@ impl Api {
             storage: Storage::new(parts.store, CacheMetrics::new(registry)?),
             resources: Resources::new(),
             authenticator: std::sync::OnceLock::new(),
-            authorizer: Authorizer::new(authz::Metrics::new(registry)?),
+            authorizer: Authorizer::with_chain(authz::Metrics::new(registry)?, config.authorization.clone()),
             issuer: parts.issuer.clone(),
             health: parts.health,
             gather: parts.gather,
@@ -375,7 +375,7 @@ impl Api {
             let wait_until = flowcontrol::waits_until(at, allowed);
             self.admit(&user, arrival, wait_until).await?
         };
-        self.authorize(&user, info, query, arrival.audit())?;
+        self.authorize(&user, info, query, arrival.audit()).await?;
         if long_running {
             let open = Open::new(series.longrunning(&self.0.metrics));
             let response = self.route(request, user, arrival, seat).await?;
@@ -473,7 +473,7 @@ impl Api {
         Ok(user)
     }
 
-    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<(), Status> {
+    async fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<(), Status> {
         let attributes = authz::Attributes {
             user,
             verb: &info.verb,
@@ -487,7 +487,7 @@ impl Api {
             is_resource: info.is_resource,
             field_selector: query.get("fieldSelector").unwrap_or_default(),
         };
-        let decision = self.0.authorizer.authorize(&attributes);
+        let decision = self.0.authorizer.authorize_request(&attributes).await;
         audit.authorized(decision.allowed(), decision.reason());
         if decision.allowed() {
             return Ok(());
@@ -616,7 +616,7 @@ impl Api {
             } else {
                 None
             };
-            self.authorize(&user, info, query, arrival.audit())?;
+            self.authorize(&user, info, query, arrival.audit()).await?;
             Ok::<_, Status>((user, seat))
         };
         let (user, seat) = match admitted.await {

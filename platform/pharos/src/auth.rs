@@ -1,9 +1,12 @@
-//! The flags of authentication: kube-apiserver's.
+//! The flags of authentication and authorization: kube-apiserver's.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use pharos_apiserver::authn::{self, Flags, Structured, WebhookOptions};
+use pharos_apiserver::{
+    authn::{self, Flags, Structured, WebhookOptions},
+    authz::{Chain, Modes},
+};
 
 use crate::audit::duration;
 
@@ -117,5 +120,55 @@ impl AuthenticationOptions {
             signing_algorithms: self.oidc_signing_algs.clone(),
         };
         Structured::of_flags(&flags, &[own]).map(Some)
+    }
+}
+
+/// Who says what users may do.
+#[derive(Debug, Clone, Args)]
+pub struct AuthorizationOptions {
+    /// An AuthorizationConfiguration of apiserver.config.k8s.io: which authorizers are asked, in place of the next five
+    #[arg(long, env = "PHAROS_AUTHORIZATION_CONFIG", overrides_with = "authorization_config")]
+    pub authorization_config: Option<PathBuf>,
+    /// Which authorizers are asked, in order: AlwaysAllow, AlwaysDeny, Node, RBAC, Webhook
+    #[arg(long, env = "PHAROS_AUTHORIZATION_MODE", value_delimiter = ',', default_value = "Node,RBAC")]
+    pub authorization_mode: Vec<String>,
+    /// A kubeconfig whose current context is the server that mode Webhook asks
+    #[arg(long, env = "PHAROS_AUTHORIZATION_WEBHOOK_CONFIG_FILE", overrides_with = "authorization_webhook_config_file")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// The version of the SubjectAccessReviews it is sent: v1 or v1beta1
+    #[arg(long, default_value = "v1beta1", overrides_with = "authorization_webhook_version")]
+    pub authorization_webhook_version: String,
+    /// How long its permissions hold
+    #[arg(long, default_value = "5m", value_parser = duration, overrides_with = "authorization_webhook_cache_authorized_ttl")]
+    pub authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long its refusals hold
+    #[arg(long, default_value = "30s", value_parser = duration, overrides_with = "authorization_webhook_cache_unauthorized_ttl")]
+    pub authorization_webhook_cache_unauthorized_ttl: Duration,
+}
+
+impl AuthorizationOptions {
+    /// As the API server takes them; none is Node, then RBAC.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn of_server(&self) -> Result<Option<Arc<Chain>>, String> {
+        let modes = Modes {
+            modes: self.authorization_mode.clone(),
+            webhook_file: self.authorization_webhook_config_file.clone(),
+            webhook_version: self.authorization_webhook_version.clone(),
+            authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
+            unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+        };
+        let Some(file) = &self.authorization_config else { return Ok(Chain::of_modes(&modes)?.map(Arc::new)) };
+        if modes != Modes::default() {
+            return Err(
+                "--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags \
+                        are defined"
+                    .to_owned(),
+            );
+        }
+        let failed = |why: String| format!("--authorization-config {}: {why}", file.display());
+        let text = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+        Chain::parse(&text).map(|chain| Some(Arc::new(chain))).map_err(failed)
     }
 }

@@ -4,7 +4,10 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{audit::AuditOptions, auth::AuthenticationOptions};
+use crate::{
+    audit::AuditOptions,
+    auth::{AuthenticationOptions, AuthorizationOptions},
+};
 
 /// Runs a Kubernetes cluster and shows it.
 #[derive(Debug, Parser)]
@@ -233,6 +236,8 @@ pub struct ServerOptions {
     pub disable: Vec<Part>,
     #[command(flatten)]
     pub authentication: AuthenticationOptions,
+    #[command(flatten)]
+    pub authorization: AuthorizationOptions,
     #[command(flatten)]
     pub audit: AuditOptions,
     /// A TracingConfiguration of apiserver.config.k8s.io: where spans are sent, in place of --otlp-endpoint and --otlp-sampling

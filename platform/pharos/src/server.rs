@@ -172,6 +172,7 @@ impl Plan {
         mistakes.extend(options.audit.of_server(None).mistakes());
         let own_issuer = issuer::Config::for_domain(&options.cluster_domain).issuer;
         mistakes.extend(options.authentication.of_server(&own_issuer).err().unwrap_or_default());
+        mistakes.extend(options.authorization.of_server().err());
         if let Some(file) = &options.tracing_config_file {
             match Tracing::read(file) {
                 Ok(_) if options.node.otlp_endpoint.is_some() => {
@@ -426,6 +427,7 @@ async fn start_api(
         client_ca_pem: keys.ca.certificate_pem().to_owned(),
         front_proxy_ca_pem: keys.front_proxy_ca.certificate_pem().to_owned(),
         front_proxy: Some(keys.front_proxy.clone()),
+        authorization: plan.options.authorization.of_server().map_err(anyhow::Error::msg)?,
         audit: plan.options.audit.of_server(index),
         kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
         pod_security: plan.pod_security.clone(),
@@ -603,6 +605,11 @@ mod tests {
             (&["--oidc-client-id=a", "--authentication-config=/no/such"], "are mutually exclusive"),
             (&["--authentication-config=/no/such"], "--authentication-config /no/such: "),
             (&["--authentication-token-webhook-config-file=/no/such"], "read /no/such"),
+            (&["--authorization-mode=ABAC"], "--authorization-mode \"ABAC\" is not a valid mode"),
+            (&["--authorization-mode=Node,RBAC,Webhook"], "authorization config file not passed"),
+            (&["--authorization-webhook-config-file=/no/such"], "without mode Webhook"),
+            (&["--authorization-config=/no/such"], "--authorization-config /no/such: "),
+            (&["--authorization-config=/x", "--authorization-mode=RBAC"], "can not be specified when"),
             (&["--tracing-config-file=/no/such"], "unable to read tracing configuration from"),
         ];
         for (options, expected) in table {

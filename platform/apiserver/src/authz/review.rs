@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Attributes, Authorizer, SYSTEM_MASTERS, node, rules::Rule, rules::strings};
+use super::{Attributes, Authorizer, Decision, SYSTEM_MASTERS, node, rules::Rule, rules::strings};
 use crate::authn::UserInfo;
 
 /// Why a review is not evaluated.
@@ -97,6 +97,10 @@ pub fn self_subject_rules(authorizer: &Authorizer, user: &UserInfo, review: &Val
         incomplete = true;
         errors.push("node authorizer does not support user rule resolution".into());
     }
+    if authorizer.asks_webhooks() {
+        incomplete = true;
+        errors.push("webhook authorizer does not support user rule resolution".into());
+    }
     let (resource, other): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| !rule.resources.is_empty());
     let mut status = json!({
         "resourceRules": resource.iter().map(|rule| rule.to_value()).collect::<Vec<_>>(),
@@ -155,6 +159,9 @@ fn evaluate(authorizer: &Authorizer, review: &Value, user: &UserInfo) -> Result<
     let decision = authorizer.authorize(&attributes);
     let mut status = Map::new();
     status.insert("allowed".into(), json!(decision.allowed()));
+    if matches!(decision, Decision::Deny(_)) {
+        status.insert("denied".into(), json!(true));
+    }
     if !decision.reason().is_empty() {
         status.insert("reason".into(), json!(decision.reason()));
     }
