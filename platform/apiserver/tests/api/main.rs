@@ -6,6 +6,7 @@ mod common;
 mod remote;
 mod aggregation;
 mod audit;
+mod auth;
 mod conversion;
 mod fairness;
 mod metrics;
