@@ -338,11 +338,11 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// When there is no token to review, with the message for a 422.
+    /// When there is no token to review, with the message for a 400.
     pub async fn review_token(&self, review: &Value) -> Result<Value, String> {
         let token = review["spec"]["token"].as_str().unwrap_or_default();
         if token.is_empty() {
-            return Err("spec.token: Required value: token is required for TokenReview in authentication".into());
+            return Err("token is required for TokenReview in authentication".into());
         }
         let wanted = crate::authz::rules::strings(&review["spec"]["audiences"]);
         let audiences = if wanted.is_empty() { self.shared.issuer.api_audiences() } else { &wanted };

@@ -348,6 +348,16 @@ impl Authorizer {
         self.shared.rbac.read().authorize(attributes).map_or_else(|| Decision::NoOpinion(String::new()), Decision::Allow)
     }
 
+    /// Whether RBAC has a say.
+    pub(crate) fn asks_rbac(&self) -> bool {
+        self.shared.chain.as_ref().is_none_or(|chain| chain.links().iter().any(|link| matches!(link, Link::Rbac)))
+    }
+
+    /// Whether everybody may do everything.
+    pub(crate) fn always_allows(&self) -> bool {
+        self.shared.chain.as_ref().is_some_and(|chain| chain.links().iter().any(|link| matches!(link, Link::AlwaysAllow)))
+    }
+
     /// Whether webhooks have a say, which cannot tell all they would allow.
     pub(crate) fn asks_webhooks(&self) -> bool {
         self.shared.chain.as_ref().is_some_and(|chain| chain.asks_webhooks())

@@ -86,8 +86,8 @@ pub fn self_subject_rules(authorizer: &Authorizer, user: &UserInfo, review: &Val
     if namespace.is_empty() {
         return Err(Error::BadRequest("no namespace on request".into()));
     }
-    let (mut rules, mut errors) = authorizer.rules_for(user, namespace);
-    if user.groups.iter().any(|group| group == SYSTEM_MASTERS) {
+    let (mut rules, mut errors) = if authorizer.asks_rbac() { authorizer.rules_for(user, namespace) } else { Default::default() };
+    if authorizer.always_allows() || user.groups.iter().any(|group| group == SYSTEM_MASTERS) {
         let star = || vec!["*".to_owned()];
         rules.insert(0, Rule { verbs: star(), non_resource_urls: star(), ..Rule::default() });
         rules.insert(0, Rule { verbs: star(), api_groups: star(), resources: star(), ..Rule::default() });
