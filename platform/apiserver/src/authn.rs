@@ -1,8 +1,9 @@
 //! Authentication: who sends a request.
 //!
-//! In order: a client certificate of the cluster's CA; a bearer token, which is a ServiceAccount's ([`token`]), a
-//! bootstrap token ([`bootstrap_token`]), another issuer's ([`Structured`]) or known to a webhook ([`WebhookOptions`]); else `system:anonymous`, whom only RBAC lets in somewhere. On top,
-//! `Impersonate-*` headers ([`impersonation`]). In-process callers bring their [`UserInfo`] along and never come here.
+//! In order: a client certificate of the cluster's CA; a bearer token, which is a ServiceAccount's ([`token`]), a bootstrap token
+//! ([`bootstrap_token`]), another issuer's ([`Structured`]) or known to a webhook ([`WebhookOptions`]); else `system:anonymous`,
+//! whom only RBAC lets in somewhere. On top, `Impersonate-*` headers ([`impersonation`]). In-process callers bring their
+//! [`UserInfo`] along and never come here.
 //!
 //! Follows kube-apiserver 1.36 (`pkg/kubeapiserver/authenticator`, `pkg/serviceaccount`).
 

@@ -1,8 +1,8 @@
 //! Authorization: whether a user may do what a request asks.
 //!
-//! A chain, first opinion wins: the group `system:masters` may do everything; kubelets are judged by the
-//! [`node`] authorizer; everyone by [`rbac`]. A [`Chain`] may say otherwise, and have webhooks. Nothing here reads the store: the pipeline feeds every change of the
-//! kinds in [`WATCHED`] to [`Authorizer::apply`], and a request is answered from the indexes that keeps.
+//! A chain, first opinion wins: the group `system:masters` may do everything; kubelets are judged by the [`node`] authorizer;
+//! everyone by [`rbac`]. A [`Chain`] may say otherwise, and have webhooks. Nothing else here reads anything outside: the pipeline
+//! feeds every change of the kinds in [`WATCHED`] to [`Authorizer::apply`], and a request is answered from the indexes that keeps.
 //!
 //! Follows kube-apiserver 1.36 (`plugin/pkg/auth/authorizer`, `pkg/registry/rbac`).
 

@@ -1,4 +1,5 @@
-//! Certificate signing requests (`pkg/apis/certificates/validation`, `ValidateSignerName` of `pkg/apis/core/validation/names.go`).
+//! Certificate signing requests (`pkg/apis/certificates/validation`, and `ValidateSignerName` of
+//! `pkg/apis/core/validation/names.go`).
 //!
 //! What needs a parser of certificates is the API server's to check: whether the request is one, and what was signed.
 

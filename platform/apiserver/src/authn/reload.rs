@@ -53,7 +53,7 @@ impl Authenticator {
                         tracing::info!(file = %file.display(), "reloaded the authentication configuration");
                     }
                     Err(error) => {
-                        tracing::error!(error, file = %file.display(), "the authentication configuration is not used, it is wrong");
+                        tracing::error!(error, file = %file.display(), "the authentication configuration is wrong, and not used");
                     }
                 }
                 last = Some(text);
