@@ -524,6 +524,20 @@ mod tests {
         assert_eq!(first_address("10.43.0.0/16,fd00::/112").map(|a| a.to_string()).as_deref(), Some("10.43.0.1"));
     }
 
+    #[test]
+    fn signs_for_the_controllers() {
+        let folder = tempfile::tempdir().unwrap();
+        let sign = signer(Arc::new(Ca::load_or_create(folder.path(), "ca", "test", Clock::system()).unwrap()));
+        let (_, request) = pki::new_csr(&Template::client(Subject::new("jane", &["dev"]))).unwrap();
+        let ttl = std::time::Duration::from_secs(600);
+        let usages = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let signed = sign(&request, &usages(&["client auth", "ipsec user"]), ttl).unwrap();
+        assert!(signed.starts_with("-----BEGIN CERTIFICATE-----"), "{signed}");
+        let refused = sign(&request, &usages(&["flying"]), ttl).unwrap_err().to_string();
+        assert!(refused.contains("unrecognized usage values: [\"flying\"]"), "{refused}");
+        assert!(sign("nonsense", &usages(&["any"]), ttl).is_err());
+    }
+
     /// What `pharos server` makes of options.
     fn plan(options: &[&str]) -> anyhow::Result<Plan> {
         let always = ["pharos", "server", "--node-name=a", "--node-ip=192.0.2.1"];
