@@ -13,6 +13,7 @@ pub use crate::status::{ErrorType, FieldError};
 mod access;
 mod admission;
 mod at;
+mod certificates;
 mod container;
 mod core;
 mod custom;
@@ -84,6 +85,9 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
             required(kind.schema(), &root, &mut errors);
             admission::conversion(&spec.field("conversion"), &mut errors);
         }
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            certificates::request(&root, old, certificates::Write::Main, &mut errors);
+        }
         ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::flow_schema(&root, &mut errors),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::priority_level(&root, &mut errors),
@@ -95,7 +99,6 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
 /// Validates a write through the status subresource.
 pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let _ = old;
     meta::object(kind, &At::root(new), true, &mut errors);
     if let KindSchema::Custom(schema) = &kind.schema {
         custom::object(schema, new, &mut errors);
@@ -103,6 +106,9 @@ pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
     }
     let status = At::root(new).field("status");
     match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            certificates::request(&At::root(new), Some(old), certificates::Write::Status, &mut errors);
+        }
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::conditions(&At::root(new), &mut errors),
         ("apps", "Deployment" | "ReplicaSet" | "StatefulSet") | ("", "ReplicationController") => {
             for field in ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "observedGeneration"] {
@@ -113,6 +119,15 @@ pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => policy::status(&status, &mut errors),
         _ => {}
     }
+    errors
+}
+
+/// Validates a write through the approval subresource of a CertificateSigningRequest.
+pub fn validate_approval(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let root = At::root(new);
+    meta::object(kind, &root, true, &mut errors);
+    certificates::request(&root, Some(old), certificates::Write::Approval, &mut errors);
     errors
 }
 

@@ -43,7 +43,7 @@ use crate::{
     metrics::{self, Metrics, Series},
     mount::{ApiGroup, Mount, Mounted, Mounts},
     negotiate, nonresource,
-    outbound::Outbound,
+    outbound::{self, Outbound},
     request::{Query, RequestInfo},
     resources::Resources,
     respond,
@@ -184,7 +184,7 @@ impl Api {
             storage: Storage::new(parts.store, CacheMetrics::new(registry)?),
             resources: Resources::new(),
             authenticator: std::sync::OnceLock::new(),
-            authorizer: Authorizer::new(authz::Metrics::new(registry)?),
+            authorizer: Authorizer::with_chain(authz::Metrics::new(registry)?, config.authorization.clone()),
             issuer: parts.issuer.clone(),
             health: parts.health,
             gather: parts.gather,
@@ -209,7 +209,7 @@ impl Api {
         }));
         let objects = Arc::new(CachedObjects(api.clone()));
         let authenticator = Authenticator::new(parts.authn, parts.issuer, objects, parts.clock, authn::Metrics::new(registry)?)
-            .map_err(|error| Error::Config(format!("client CA: {error}")))?;
+            .map_err(|error| Error::Config(format!("authentication: {}", outbound::causes(&error))))?;
         let _ = api.0.authenticator.set(authenticator);
         for kind in api.0.resources.registry().kinds().filter(|kind| !kind.strategy.virtual_only) {
             api.0.storage.attach(kind).await?;
@@ -376,7 +376,7 @@ impl Api {
             let wait_until = flowcontrol::waits_until(at, allowed);
             self.admit(&user, arrival, wait_until).await?
         };
-        self.authorize(&user, info, query, arrival.audit())?;
+        self.authorize(&user, info, query, arrival.audit()).await?;
         if long_running {
             let open = Open::new(series.longrunning(&self.0.metrics));
             let response = self.route(request, user, arrival, seat).await?;
@@ -432,7 +432,7 @@ impl Api {
         arrival: &Arrival<'_>,
     ) -> Result<Arc<UserInfo>, Status> {
         let certificates = peer.map(|peer| peer.certificates.as_ref()).unwrap_or_default();
-        let error = match self.authenticator().authenticate(headers, certificates) {
+        let error = match self.authenticator().authenticate(headers, uri.path(), certificates).await {
             Ok(user) => return Ok(user),
             Err(error) => error,
         };
@@ -474,7 +474,7 @@ impl Api {
         Ok(user)
     }
 
-    fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<(), Status> {
+    async fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query, audit: &Audit) -> Result<(), Status> {
         let attributes = authz::Attributes {
             user,
             verb: &info.verb,
@@ -488,7 +488,7 @@ impl Api {
             is_resource: info.is_resource,
             field_selector: query.get("fieldSelector").unwrap_or_default(),
         };
-        let decision = self.0.authorizer.authorize(&attributes);
+        let decision = self.0.authorizer.authorize_request(&attributes).await;
         audit.authorized(decision.allowed(), decision.reason());
         if decision.allowed() {
             return Ok(());
@@ -626,7 +626,7 @@ impl Api {
             } else {
                 None
             };
-            self.authorize(&user, info, query, arrival.audit())?;
+            self.authorize(&user, info, query, arrival.audit()).await?;
             Ok::<_, Status>((user, seat))
         };
         let (user, seat) = match admitted.await {
@@ -816,6 +816,7 @@ impl Component for Api {
         bootstrap::run(self).await?;
         self.0.webhooks.bootstrapped();
         flowcontrol::start(self, &ctx);
+        self.authenticator().follow_configuration(&ctx);
         ctx.ready();
         ctx.stopped().await;
         self.0.writes.close();

@@ -101,7 +101,7 @@ impl Auditor {
             });
         }
         if let Some(settings) = &options.webhook {
-            let server = webhook::Server::read(&settings.config_file)
+            let server = crate::kubeconfig::Server::read(&settings.config_file)
                 .map_err(|why| Error::Config(format!("initializing audit webhook: {why}")))?;
             let webhook = Arc::new(webhook::Webhook::new(server, settings.initial_backoff, metrics.clone()));
             backends.push(if settings.delivery.is_batch() {

@@ -1,13 +1,17 @@
 //! Authentication: who sends a request.
 //!
-//! In order: a client certificate of the cluster's CA; a bearer token, which is a ServiceAccount's ([`token`]) or a
-//! bootstrap token ([`bootstrap_token`]); else `system:anonymous`, whom only RBAC lets in somewhere. On top,
-//! `Impersonate-*` headers ([`impersonation`]). In-process callers bring their [`UserInfo`] along and never come here.
+//! In order: a client certificate of the cluster's CA; a bearer token, which is a ServiceAccount's ([`token`]), a bootstrap token
+//! ([`bootstrap_token`]), another issuer's ([`Structured`]) or known to a webhook ([`WebhookOptions`]); else `system:anonymous`,
+//! whom only RBAC lets in somewhere. On top, `Impersonate-*` headers ([`impersonation`]). In-process callers bring their
+//! [`UserInfo`] along and never come here.
 //!
 //! Follows kube-apiserver 1.36 (`pkg/kubeapiserver/authenticator`, `pkg/serviceaccount`).
 
 mod cache;
 mod metrics;
+mod oidc;
+mod reload;
+mod webhook;
 mod x509;
 pub mod bootstrap_token;
 pub mod impersonation;
@@ -15,8 +19,9 @@ pub mod issuer;
 pub mod jws;
 pub mod token;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use pharos_telemetry::Clock;
 use rustls::pki_types::CertificateDer;
@@ -24,6 +29,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use metrics::Metrics;
+pub use oidc::{Flags, Structured};
+pub use webhook::Options as WebhookOptions;
 
 use cache::Cache;
 use issuer::TokenIssuer;
@@ -135,6 +142,9 @@ pub enum Error {
     /// The bearer token is nobody's, or no longer.
     #[error("verify bearer token")]
     Token(#[from] token::Error),
+    /// The bearer token is not of this cluster, and who else knows tokens does not accept it.
+    #[error("verify bearer token: {0}")]
+    Elsewhere(String),
     /// There are no credentials, and anonymous requests are off.
     #[error("no credentials")]
     NoCredentials,
@@ -147,11 +157,17 @@ pub struct Config {
     pub client_ca: Vec<CertificateDer<'static>>,
     /// Whether requests without credentials go on as `system:anonymous`. Default true, as upstream.
     pub anonymous: bool,
+    /// Which other issuers are believed. Default: none.
+    pub structured: Option<Arc<Structured>>,
+    /// The `AuthenticationConfiguration` that `structured` was read from; it is read again when it changes.
+    pub structured_file: Option<PathBuf>,
+    /// A server that is asked about tokens nobody else knows. Default: none.
+    pub webhook: Option<WebhookOptions>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { client_ca: Vec::new(), anonymous: true }
+        Config { client_ca: Vec::new(), anonymous: true, structured: None, structured_file: None, webhook: None }
     }
 }
 
@@ -169,6 +185,9 @@ struct Shared {
     cache: Cache,
     clock: Clock,
     metrics: Metrics,
+    structured: ArcSwap<Structured>,
+    structured_file: Option<PathBuf>,
+    webhook: Option<webhook::Webhook>,
 }
 
 impl Authenticator {
@@ -176,7 +195,7 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// When a CA certificate cannot be used.
+    /// When a CA certificate, or the webhook's kubeconfig, cannot be used.
     pub fn new(
         config: Config,
         issuer: Arc<TokenIssuer>,
@@ -188,24 +207,54 @@ impl Authenticator {
             [] => None,
             certificates => Some(ClientCa::new(certificates)?),
         };
-        let shared = Shared { anonymous: config.anonymous, ca, issuer, objects, cache: Cache::default(), clock, metrics };
+        let webhook = config.webhook.as_ref().map(webhook::Webhook::new).transpose().map_err(Error::Elsewhere)?;
+        let shared = Shared {
+            anonymous: config.anonymous,
+            ca,
+            issuer,
+            objects,
+            cache: Cache::default(),
+            clock,
+            metrics,
+            structured: ArcSwap::new(config.structured.unwrap_or_default()),
+            structured_file: config.structured_file,
+            webhook,
+        };
         Ok(Authenticator { shared: Arc::new(shared) })
     }
 
-    /// Tells who sends a request with these headers over a connection on which the client showed this certificate
-    /// chain, its own first. Impersonation is a second step: [`impersonation::Request`].
+    /// Tells who sends a request for a path with these headers over a connection on which the client showed this certificate
+    /// chain, its own first. What this cluster's own credentials say is known at once; other servers are asked only about
+    /// tokens that are not. Impersonation is a second step: [`impersonation::Request`].
     ///
     /// # Errors
     ///
     /// When credentials were sent and are not good: the answer is 401, never anonymous.
-    pub fn authenticate(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Arc<UserInfo>, Error> {
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<Arc<UserInfo>, Error> {
         let start = Instant::now();
-        let result = self.identify(headers, certificates);
+        let mut result = self.identify(headers, path, certificates);
+        if let Err(Error::Token(_)) = &result
+            && let Some(token) = bearer_token(headers)
+            && let Some(asked) = self.ask_elsewhere(&token, self.shared.issuer.api_audiences()).await
+        {
+            let now = self.shared.clock.now();
+            result = asked.map(|verified| self.shared.cache.put(token.as_bytes(), now, verified)).map_err(Error::Elsewhere);
+        }
         self.shared.metrics.authenticated(result.as_deref(), start.elapsed());
         result
     }
 
-    fn identify(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Arc<UserInfo>, Error> {
+    fn identify(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<Arc<UserInfo>, Error> {
         let Shared { ca, cache, clock, .. } = &*self.shared;
         let now = clock.now();
         // A certificate that is not ours is no credential, unless there is no other: upstream tries the token too.
@@ -221,12 +270,42 @@ impl Authenticator {
         }
         match refused {
             Some(error) => Err(error),
-            None if self.shared.anonymous => Ok(Arc::new(UserInfo::anonymous())),
+            None if self.shared.structured.load().allows_anonymous(path).unwrap_or(self.shared.anonymous) => {
+                Ok(Arc::new(UserInfo::anonymous()))
+            }
             None => Err(Error::NoCredentials),
         }
     }
 
-    /// Tells whose a bearer token for this API server is.
+    /// Asks who else knows tokens: the issuer it names, then the webhook. None: there is nobody to ask.
+    async fn ask_elsewhere(&self, token: &str, audiences: &[String]) -> Option<Result<Verified, String>> {
+        let Shared { structured, issuer, webhook, clock, .. } = &*self.shared;
+        let mut refused = None;
+        let structured = structured.load_full();
+        if !structured.issuers.is_empty() {
+            let named = oidc::issuer_of(token);
+            if let Some(known) = structured.issuers.iter().find(|known| Some(known.url()) == named.as_deref()) {
+                // These tokens are for the API server, whatever audiences of its own the issuer gives it.
+                let for_us = audiences.iter().any(|audience| issuer.api_audiences().contains(audience));
+                match known.verify(token, clock.now().as_second()).await {
+                    Ok(verified) if for_us => {
+                        return Some(Ok(Verified { audiences: Some(issuer.api_audiences().to_vec()), ..verified }));
+                    }
+                    Ok(_) => refused = Some("token is not for these audiences".to_owned()),
+                    Err(error) => refused = Some(error),
+                }
+            }
+        }
+        if let Some(webhook) = webhook {
+            match webhook.review(token, audiences, issuer.api_audiences(), clock.now()).await {
+                Ok(verified) => return Some(Ok(verified)),
+                Err(error) => refused = Some(refused.map_or_else(|| error.clone(), |first| format!("[{first}, {error}]"))),
+            }
+        }
+        refused.map(Err)
+    }
+
+    /// Tells whose a bearer token of this cluster for this API server is.
     ///
     /// # Errors
     ///
@@ -260,16 +339,23 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// When there is no token to review, with the message for a 422.
-    pub fn review_token(&self, review: &Value) -> Result<Value, String> {
+    /// When there is no token to review, with the message for a 400.
+    pub async fn review_token(&self, review: &Value) -> Result<Value, String> {
         let token = review["spec"]["token"].as_str().unwrap_or_default();
         if token.is_empty() {
-            return Err("spec.token: Required value: token is required for TokenReview in authentication".into());
+            return Err("token is required for TokenReview in authentication".into());
         }
         let wanted = crate::authz::rules::strings(&review["spec"]["audiences"]);
         let audiences = if wanted.is_empty() { self.shared.issuer.api_audiences() } else { &wanted };
         let mut reviewed = review.clone();
-        reviewed["status"] = match self.verify_token(token, audiences) {
+        let verified = match self.verify_token(token, audiences) {
+            Ok(verified) => Ok(verified),
+            Err(error) => match self.ask_elsewhere(token, audiences).await {
+                Some(asked) => asked,
+                None => Err(error.to_string()),
+            },
+        };
+        reviewed["status"] = match verified {
             Ok(verified) => {
                 let mut status = json!({"authenticated": true, "user": verified.user.to_value()});
                 let good: Vec<&String> = match &verified.audiences {

@@ -1,11 +1,12 @@
 //! Authorization: whether a user may do what a request asks.
 //!
-//! A chain, first opinion wins: the group `system:masters` may do everything; kubelets are judged by the
-//! [`node`] authorizer; everyone by [`rbac`]. Nothing here reads the store: the pipeline feeds every change of the
-//! kinds in [`WATCHED`] to [`Authorizer::apply`], and a request is answered from the indexes that keeps.
+//! A chain, first opinion wins: the group `system:masters` may do everything; kubelets are judged by the [`node`] authorizer;
+//! everyone by [`rbac`]. A [`Chain`] may say otherwise, and have webhooks. Nothing else here reads anything outside: the pipeline
+//! feeds every change of the kinds in [`WATCHED`] to [`Authorizer::apply`], and a request is answered from the indexes that keeps.
 //!
 //! Follows kube-apiserver 1.36 (`plugin/pkg/auth/authorizer`, `pkg/registry/rbac`).
 
+mod chain;
 mod metrics;
 pub mod bootstrap;
 pub mod certificates;
@@ -15,15 +16,26 @@ pub mod rbac;
 pub mod review;
 pub mod rules;
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    future::Future,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use parking_lot::RwLock;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    time::Instant,
+};
 
+pub use chain::{Chain, Modes};
 pub use metrics::Metrics;
 
 use crate::authn::UserInfo;
+use chain::Link;
 use node::Graph;
 use rbac::Rbac;
 
@@ -196,7 +208,9 @@ impl<'a> Attributes<'a> {
 pub enum Decision {
     /// It may go on; the reason is for the audit log.
     Allow(String),
-    /// It was not allowed; the reason is for the client. The chain treats both ways of not allowing alike.
+    /// It may not, whatever others think; the reason is for the client. Only webhooks say so.
+    Deny(String),
+    /// It was not allowed; the reason is for the client.
     NoOpinion(String),
 }
 
@@ -211,7 +225,7 @@ impl Decision {
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
-            Decision::Allow(reason) | Decision::NoOpinion(reason) => reason,
+            Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
         }
     }
 }
@@ -227,6 +241,8 @@ struct Shared {
     rbac: RwLock<Rbac>,
     graph: RwLock<Graph>,
     node_rules: Vec<rules::Rule>,
+    /// Who is asked, if it is not Node, then RBAC.
+    chain: Option<Arc<Chain>>,
     metrics: Metrics,
 }
 
@@ -234,11 +250,18 @@ impl Authorizer {
     /// An authorizer that knows no roles yet; feed it with [`Authorizer::apply`].
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
+        Self::with_chain(metrics, None)
+    }
+
+    /// The same with a chain of its own.
+    #[must_use]
+    pub fn with_chain(metrics: Metrics, chain: Option<Arc<Chain>>) -> Self {
         Authorizer {
             shared: Arc::new(Shared {
                 rbac: RwLock::default(),
                 graph: RwLock::default(),
                 node_rules: bootstrap::node_rules(),
+                chain,
                 metrics,
             }),
         }
@@ -261,13 +284,83 @@ impl Authorizer {
         }
     }
 
-    /// Decides, and counts the decision.
+    /// Decides, and counts the decision. Where a webhook has to be asked, this thread waits for it: what can wait otherwise
+    /// calls [`Authorizer::authorize_request`].
     #[must_use]
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        if let Some(chain) = &self.shared.chain {
+            let refused = || Decision::Deny("webhooks cannot be asked from here".to_owned());
+            return wait(self.authorize_along(chain, attributes)).unwrap_or_else(refused);
+        }
         let start = Instant::now();
         let (authorizer, decision) = self.decide(&attributes.named_by_selector());
         self.shared.metrics.decided(authorizer, &decision, start.elapsed());
         decision
+    }
+
+    /// Decides, and counts the decision; waits for webhooks without holding a thread.
+    pub async fn authorize_request(&self, attributes: &Attributes<'_>) -> Decision {
+        match &self.shared.chain {
+            None => self.authorize(attributes),
+            Some(chain) => self.authorize_along(chain, attributes).await,
+        }
+    }
+
+    /// Asks the authorizers of a chain until one has an opinion.
+    async fn authorize_along(&self, chain: &Chain, attributes: &Attributes<'_>) -> Decision {
+        let start = Instant::now();
+        let attributes = &attributes.named_by_selector();
+        let mut reasons = Vec::new();
+        let mut decided = ("", None);
+        if attributes.user.groups.iter().any(|group| group == SYSTEM_MASTERS) {
+            decided = ("SystemMasters", Some(Decision::Allow(String::new())));
+        }
+        for link in chain.links() {
+            if decided.1.is_some() {
+                break;
+            }
+            let (authorizer, opinion) = match link {
+                Link::AlwaysAllow => ("AlwaysAllow", Decision::Allow(String::new())),
+                Link::AlwaysDeny => ("AlwaysDeny", Decision::NoOpinion("Everything is forbidden.".to_owned())),
+                Link::Node => ("Node", self.ask_node(attributes)),
+                Link::Rbac => ("RBAC", self.ask_rbac(attributes)),
+                Link::Webhook(webhook) => ("Webhook", webhook.decide(attributes).await),
+            };
+            match opinion {
+                Decision::NoOpinion(reason) => reasons.extend(Some(reason).filter(|reason| !reason.is_empty())),
+                opinion => decided = (authorizer, Some(opinion)),
+            }
+        }
+        let (authorizer, decision) = decided;
+        let decision = decision.unwrap_or_else(|| Decision::NoOpinion(reasons.join("\n")));
+        self.shared.metrics.decided(authorizer, &decision, start.elapsed());
+        decision
+    }
+
+    fn ask_node(&self, attributes: &Attributes<'_>) -> Decision {
+        match node::identity(attributes.user) {
+            Some(node) => self.shared.graph.read().authorize(&node, attributes, &self.shared.node_rules),
+            None => Decision::NoOpinion(String::new()),
+        }
+    }
+
+    fn ask_rbac(&self, attributes: &Attributes<'_>) -> Decision {
+        self.shared.rbac.read().authorize(attributes).map_or_else(|| Decision::NoOpinion(String::new()), Decision::Allow)
+    }
+
+    /// Whether RBAC has a say.
+    pub(crate) fn asks_rbac(&self) -> bool {
+        self.shared.chain.as_ref().is_none_or(|chain| chain.links().iter().any(|link| matches!(link, Link::Rbac)))
+    }
+
+    /// Whether everybody may do everything.
+    pub(crate) fn always_allows(&self) -> bool {
+        self.shared.chain.as_ref().is_some_and(|chain| chain.links().iter().any(|link| matches!(link, Link::AlwaysAllow)))
+    }
+
+    /// Whether webhooks have a say, which cannot tell all they would allow.
+    pub(crate) fn asks_webhooks(&self) -> bool {
+        self.shared.chain.as_ref().is_some_and(|chain| chain.asks_webhooks())
     }
 
     /// Decides and says which authorizer allowed it.
@@ -279,7 +372,7 @@ impl Authorizer {
         if let Some(node) = node::identity(attributes.user) {
             match self.shared.graph.read().authorize(&node, attributes, &self.shared.node_rules) {
                 Decision::Allow(reason) => return ("Node", Decision::Allow(reason)),
-                Decision::NoOpinion(why) => reason = why,
+                Decision::NoOpinion(why) | Decision::Deny(why) => reason = why,
             }
         }
         match self.shared.rbac.read().authorize(attributes) {
@@ -307,6 +400,21 @@ impl Authorizer {
     #[must_use]
     pub fn stale_aggregations(&self) -> Vec<(String, Vec<Value>)> {
         self.shared.rbac.read().stale_aggregations()
+    }
+}
+
+/// Waits for an answer on this thread; its other tasks go on elsewhere. None if there is no elsewhere.
+fn wait<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    // Most are remembered, or need no webhook.
+    if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Some(done);
+    }
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            Some(tokio::task::block_in_place(|| handle.block_on(future)))
+        }
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use pharos_transport::pki::Identity;
 
-use crate::{admission::pod_security, audit};
+use crate::{admission::pod_security, audit, authz};
 
 /// Settings of the API server, with kube-apiserver's names and defaults where it has them.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub max_requests_inflight: usize,
     /// See above; reads and writes share the sum. Default 200.
     pub max_mutating_requests_inflight: usize,
+    /// Which authorizers are asked. Default: Node, then RBAC.
+    pub authorization: Option<Arc<authz::Chain>>,
     /// What is written down of requests, and where. Default: nothing.
     pub audit: audit::Options,
     /// How long Events are kept. Default 1 h.
@@ -65,6 +67,7 @@ impl Default for Config {
             min_request_timeout: Duration::from_secs(1800),
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
+            authorization: None,
             audit: audit::Options::default(),
             event_ttl: Duration::from_secs(3600),
             pod_security: pod_security::Configuration::default(),

@@ -45,6 +45,7 @@ mod discovery;
 mod nonresource;
 mod services; // Others this one calls;
 mod outbound;
+mod kubeconfig;
 mod aggregation;
 mod bootstrap;
 mod background;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use pharos_api::{
     registry::Kind,
     validation::{ErrorType, FieldError},
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{Config, admission::policy, aggregation, api::Api, authn::UserInfo, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
+mod certificate;
 mod node;
 pub(crate) mod pod;
 pub(crate) mod service;
@@ -25,6 +27,9 @@ pub(crate) fn field_error(ty: ErrorType, field: &str, value: Value, detail: &str
 fn noun(kind: &Kind) -> (&str, &str) {
     (kind.group.as_ref(), kind.plural.as_ref())
 }
+
+/// Whose requests change by their status and approval alone.
+const CERTIFICATES: (&str, &str) = ("certificates.k8s.io", "certificatesigningrequests");
 
 fn remove(object: &mut Value, field: &str) {
     if let Some(object) = object.as_object_mut() {
@@ -61,7 +66,7 @@ pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
 
 /// A certificate signing request says who made it, whatever its maker says.
 pub(crate) fn stamp_requestor(kind: &Kind, object: &mut Value, user: &UserInfo) {
-    if noun(kind) != ("certificates.k8s.io", "certificatesigningrequests") {
+    if noun(kind) != CERTIFICATES {
         return;
     }
     for field in ["username", "uid", "groups", "extra"] {
@@ -105,6 +110,9 @@ pub(crate) fn keep_other_parts(kind: &Kind, part: Part, new: &mut Value, old: &V
             }
             if noun(kind) == ("", "namespaces") {
                 new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
+            }
+            if noun(kind) == CERTIFICATES {
+                keep(new, "spec");
             }
         }
         Part::Status => {
@@ -168,8 +176,9 @@ fn status_alone(kind: &Kind) -> bool {
 }
 
 /// Settles what an update leaves out.
-pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: &Value) {
+pub(crate) fn prepare_for_update(kind: &Kind, part: Part, new: &mut Value, old: &Value, now: Timestamp) {
     match (noun(kind), part) {
+        (CERTIFICATES, Part::Status | Part::Approval) => certificate::date_conditions(new, old, now),
         (("", "pods"), _) => pod::prepare_for_update(part, new, old),
         (("", "services"), Part::Main) => service::prepare_for_update(new, old),
         // Other scopes are another count. Changes of the amounts show by themselves.
@@ -186,6 +195,7 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object),
         ("admissionregistration.k8s.io", _) => policy::validate_expressions(kind, object, None),
         ("apiregistration.k8s.io", "apiservices") => aggregation::validate(object),
+        CERTIFICATES => certificate::validate_request(object),
         _ if kind.custom => custom::check_keywords(kind, object),
         _ => Vec::new(),
     }
@@ -201,6 +211,7 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
         (("admissionregistration.k8s.io", _), Part::Main) => policy::validate_expressions(kind, new, Some(old)),
         (("apiregistration.k8s.io", "apiservices"), Part::Main) => aggregation::validate(new),
+        (CERTIFICATES, Part::Status) => certificate::validate_certificate(new, old),
         _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
     }
@@ -224,7 +235,7 @@ fn immutable_data(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// What is legal but does nothing here yet, so that nobody is left to believe it does.
-pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
+pub(crate) fn warnings(kind: &Kind) -> Vec<String> {
     match noun(kind) {
         ("networking.k8s.io", "networkpolicies") => {
             vec!["networkpolicies are stored but not enforced: the pod network of Pharos does not filter traffic".to_owned()]
@@ -234,13 +245,6 @@ pub(crate) fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
         }
         ("networking.k8s.io", resource @ ("servicecidrs" | "ipaddresses")) => {
             vec![format!("{resource} are stored but have no effect: the addresses of Services are those of --service-cidr alone")]
-        }
-        ("certificates.k8s.io", "certificatesigningrequests") => {
-            let signer = object["spec"]["signerName"].as_str().filter(|name| name.starts_with("kubernetes.io/"));
-            signer
-                .map(|name| format!("certificatesigningrequests for {name} can be approved, but nothing signs them"))
-                .into_iter()
-                .collect()
         }
         _ => Vec::new(),
     }

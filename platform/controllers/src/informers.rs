@@ -3,6 +3,7 @@ use std::fmt::Debug;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::{CronJob, Job},
+    certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
     core::v1::{
         ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Secret,
@@ -30,6 +31,7 @@ pub(crate) struct Informers {
     pub(crate) token_secrets: Informer<Secret>,
     /// Secrets of type `bootstrap.kubernetes.io/token` in `kube-system`, no others.
     pub(crate) bootstrap_tokens: Informer<Secret>,
+    pub(crate) certificate_requests: Informer<CertificateSigningRequest>,
     pub(crate) services: Informer<Service>,
     pub(crate) endpoints: Informer<Endpoints>,
     pub(crate) endpoint_slices: Informer<EndpointSlice>,
@@ -84,6 +86,7 @@ impl Informers {
                 Api::namespaced(client.clone(), "kube-system"),
                 fields("type=bootstrap.kubernetes.io/token"),
             ),
+            certificate_requests: all(ctx, client),
             services: all(ctx, client),
             endpoints: all(ctx, client),
             endpoint_slices: all(ctx, client),
@@ -118,6 +121,7 @@ impl Informers {
         self.root_ca.synced().await;
         self.token_secrets.synced().await;
         self.bootstrap_tokens.synced().await;
+        self.certificate_requests.synced().await;
         self.services.synced().await;
         self.endpoints.synced().await;
         self.endpoint_slices.synced().await;

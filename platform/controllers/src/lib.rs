@@ -25,6 +25,7 @@ mod namespace;
 mod node_ipam;
 mod token_secret;
 mod token_cleaner;
+mod certificates;
 mod garbage_collector;
 mod node_lifecycle;
 mod taint_eviction;
@@ -42,7 +43,7 @@ mod endpoint_slice; // and Services.
 mod endpoints;
 mod endpoint_slice_mirroring;
 
-pub use config::{Config, SignToken};
+pub use config::{Config, SignCertificate, SignToken};
 pub use error::{Error, Result};
 
 use std::{convert::Infallible, sync::Arc};
@@ -91,6 +92,7 @@ impl Component for Controllers {
         node_ipam::start(&env);
         token_secret::start(&env);
         token_cleaner::start(&env);
+        certificates::start(&env);
         garbage_collector::start(&env);
         node_lifecycle::start(&env);
         taint_eviction::start(&env);

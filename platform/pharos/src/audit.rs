@@ -97,7 +97,7 @@ pub struct AuditOptions {
 }
 
 /// A duration as Go writes it.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let read = pharos_api::time::parse_go_duration(text).and_then(|duration| Duration::try_from(duration).ok());
     read.ok_or_else(|| format!("time: invalid duration {text:?}"))
 }

@@ -1,10 +1,13 @@
 //! The command line. Flags follow k3s where it has them.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::audit::AuditOptions;
+use crate::{
+    audit::AuditOptions,
+    auth::{AuthenticationOptions, AuthorizationOptions},
+};
 
 /// Runs a Kubernetes cluster and shows it.
 #[derive(Debug, Parser)]
@@ -219,9 +222,22 @@ pub struct ServerOptions {
     /// File with the configuration of admission plugins, as kube-apiserver reads it [default: none]
     #[arg(long, env = "PHAROS_ADMISSION_CONTROL_CONFIG_FILE", overrides_with = "admission_control_config_file")]
     pub admission_control_config_file: Option<PathBuf>,
+    /// How long certificates are valid, at most, that are signed for CertificateSigningRequests
+    #[arg(
+        long,
+        env = "PHAROS_CLUSTER_SIGNING_DURATION",
+        default_value = "8760h",
+        value_parser = crate::audit::duration,
+        overrides_with = "cluster_signing_duration"
+    )]
+    pub cluster_signing_duration: Duration,
     /// Parts to leave out; may be repeated
     #[arg(long, value_enum, value_delimiter = ',')]
     pub disable: Vec<Part>,
+    #[command(flatten)]
+    pub authentication: AuthenticationOptions,
+    #[command(flatten)]
+    pub authorization: AuthorizationOptions,
     #[command(flatten)]
     pub audit: AuditOptions,
     /// A TracingConfiguration of apiserver.config.k8s.io: where spans are sent, in place of --otlp-endpoint and --otlp-sampling

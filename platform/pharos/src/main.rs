@@ -24,6 +24,7 @@ mod observe; // and what else is served there.
 mod files;
 mod logging;
 mod audit;
+mod auth;
 mod tracing_config;
 mod demo;
 

@@ -19,7 +19,7 @@ use pharos_controllers::Controllers;
 use pharos_network::Cidr;
 use pharos_scheduler::Scheduler;
 use pharos_telemetry::{Clock, Component as _, Register as _, Registries, Supervisor, health::Health, logs::Writer};
-use pharos_transport::pki::{self, Ca, Identity, Subject, Template};
+use pharos_transport::pki::{self, Ca, Identity, Subject, Template, Usage};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -170,6 +170,9 @@ impl Plan {
         let mut mistakes = node::mistakes(&options.node);
         mistakes.extend(datastore::mistakes(&options.datastore, &Layout(options.node.data_dir.clone())));
         mistakes.extend(options.audit.of_server(None).mistakes());
+        let own_issuer = issuer::Config::for_domain(&options.cluster_domain).issuer;
+        mistakes.extend(options.authentication.of_server(&own_issuer).err().unwrap_or_default());
+        mistakes.extend(options.authorization.of_server().err());
         if let Some(file) = &options.tracing_config_file {
             match Tracing::read(file) {
                 Ok(_) if options.node.otlp_endpoint.is_some() => {
@@ -185,6 +188,9 @@ impl Plan {
         let node_ports = port_range(&options.service_node_port_range);
         if let Err(why) = &node_ports {
             mistakes.push(format!("--service-node-port-range {}: {why}", options.service_node_port_range));
+        }
+        if options.cluster_signing_duration.is_zero() {
+            mistakes.push("--cluster-signing-duration 0s: certificates would be invalid at once".to_owned());
         }
         if options.max_requests_inflight == 0 && options.max_mutating_requests_inflight == 0 {
             mistakes.push(
@@ -421,15 +427,19 @@ async fn start_api(
         client_ca_pem: keys.ca.certificate_pem().to_owned(),
         front_proxy_ca_pem: keys.front_proxy_ca.certificate_pem().to_owned(),
         front_proxy: Some(keys.front_proxy.clone()),
+        authorization: plan.options.authorization.of_server().map_err(anyhow::Error::msg)?,
         audit: plan.options.audit.of_server(index),
         kubelet_tls: Some(pki::client_config(keys.ca.roots(), Some(keys.kubelet_client.clone()))?),
         pod_security: plan.pod_security.clone(),
         ..pharos_apiserver::Config::default()
     };
+    let issuer = keys.issuer(plan)?;
+    let authentication = plan.options.authentication.of_server(issuer.issuer());
+    let authentication = authentication.map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?;
     let parts = Parts {
         store,
-        authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], anonymous: true },
-        issuer: keys.issuer(plan)?,
+        authn: authn::Config { client_ca: vec![keys.ca.certificate().clone()], ..authentication },
+        issuer,
         health: health.clone(),
         gather,
         clock: Clock::system(),
@@ -464,12 +474,25 @@ async fn start_controllers(
         sign_token: Some(Arc::new(move |namespace, account, account_uid, secret, _| {
             Ok(issuer.secret_token(namespace, account, account_uid, secret)?)
         })),
+        sign_certificate: Some(signer(keys.ca.clone())),
+        cluster_signing_duration: plan.options.cluster_signing_duration,
         ..pharos_controllers::Config::default()
     };
     let clients = clients.clone();
     let clients = Arc::new(move |name: &str| clients.service_account("kube-system", name, "kube-controller-manager"));
     supervisor.launch(Controllers::new(clients, config, &registries.of(Controllers::NAME))?)?;
     Ok(())
+}
+
+/// Signs what the controllers have found good, with the CA that signs the requests of joining nodes too.
+fn signer(ca: Arc<Ca>) -> pharos_controllers::SignCertificate {
+    Arc::new(move |request, usages, ttl| {
+        let unknown = |name: &str| format!("unrecognized usage values: [{name:?}]");
+        let usages: Result<Vec<_>, _> = usages.iter().map(|name| Usage::parse(name).ok_or_else(|| unknown(name))).collect();
+        let signed = ca.sign_csr(request, &usages?, ttl, None).map_err(anyhow::Error::from);
+        // With its causes: it is written into the request.
+        Ok(signed.map_err(|error| format!("{error:#}"))?)
+    })
 }
 
 /// The Service by which the cluster DNS is known. Its address is on every node itself, so the service proxy leaves it alone.
@@ -499,6 +522,20 @@ mod tests {
             assert!(networks(bad).is_none(), "{bad}");
         }
         assert_eq!(first_address("10.43.0.0/16,fd00::/112").map(|a| a.to_string()).as_deref(), Some("10.43.0.1"));
+    }
+
+    #[test]
+    fn signs_for_the_controllers() {
+        let folder = tempfile::tempdir().unwrap();
+        let sign = signer(Arc::new(Ca::load_or_create(folder.path(), "ca", "test", Clock::system()).unwrap()));
+        let (_, request) = pki::new_csr(&Template::client(Subject::new("jane", &["dev"]))).unwrap();
+        let ttl = std::time::Duration::from_secs(600);
+        let usages = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let signed = sign(&request, &usages(&["client auth", "ipsec user"]), ttl).unwrap();
+        assert!(signed.starts_with("-----BEGIN CERTIFICATE-----"), "{signed}");
+        let refused = sign(&request, &usages(&["flying"]), ttl).unwrap_err().to_string();
+        assert!(refused.contains("unrecognized usage values: [\"flying\"]"), "{refused}");
+        assert!(sign("nonsense", &usages(&["any"]), ttl).is_err());
     }
 
     /// What `pharos server` makes of options.
@@ -559,6 +596,7 @@ mod tests {
             (&["--service-node-port-range=0-1"], "0 is no port"),
             (&["--service-node-port-range=5"], "not written FROM-TO"),
             (&["--max-requests-inflight=0", "--max-mutating-requests-inflight=0"], "no requests would be served"),
+            (&["--cluster-signing-duration=0s"], "certificates would be invalid at once"),
             (&["--log-level=nosuch"], "--log-level nosuch: \"nosuch\" is no level"),
             (&["--log-level=info,pharos_node=nosuch"], "--log-level info,pharos_node=nosuch"),
             (&["--otlp-sampling=7"], "--otlp-sampling 7: not from 0 to 1"),
@@ -575,6 +613,17 @@ mod tests {
             (&["--audit-policy-file=/no/such"], "loading audit policy file: failed to read file path"),
             (&["--audit-webhook-config-file=/no/such"], "initializing audit webhook: read /no/such"),
             (&["--audit-webhook-batch-max-wait=soon"], "time: invalid duration"),
+            (&["--oidc-issuer-url=https://a"], "oidc-issuer-url and oidc-client-id must be specified together"),
+            (&["--oidc-issuer-url=http://a", "--oidc-client-id=b"], "URL scheme must be https"),
+            (&["--oidc-required-claim=a"], "--oidc-required-claim a: not written CLAIM=VALUE"),
+            (&["--oidc-client-id=a", "--authentication-config=/no/such"], "are mutually exclusive"),
+            (&["--authentication-config=/no/such"], "--authentication-config /no/such: "),
+            (&["--authentication-token-webhook-config-file=/no/such"], "read /no/such"),
+            (&["--authorization-mode=ABAC"], "--authorization-mode \"ABAC\" is not a valid mode"),
+            (&["--authorization-mode=Node,RBAC,Webhook"], "authorization config file not passed"),
+            (&["--authorization-webhook-config-file=/no/such"], "without mode Webhook"),
+            (&["--authorization-config=/no/such"], "--authorization-config /no/such: "),
+            (&["--authorization-config=/x", "--authorization-mode=RBAC"], "can not be specified when"),
             (&["--tracing-config-file=/no/such"], "unable to read tracing configuration from"),
         ];
         for (options, expected) in table {

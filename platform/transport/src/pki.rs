@@ -66,17 +66,82 @@ impl Subject {
     }
 }
 
-/// What a certificate may be used for.
+/// What a certificate may be used for: upstream's `KeyUsage` of `certificates.k8s.io/v1`, by its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
-    /// `digital signature`
+    /// `digital signature`, `signing`
     DigitalSignature,
+    /// `content commitment`
+    ContentCommitment,
     /// `key encipherment`
     KeyEncipherment,
+    /// `key agreement`
+    KeyAgreement,
+    /// `data encipherment`
+    DataEncipherment,
+    /// `cert sign`
+    CertSign,
+    /// `crl sign`
+    CrlSign,
+    /// `encipher only`
+    EncipherOnly,
+    /// `decipher only`
+    DecipherOnly,
+    /// `any`
+    Any,
     /// `server auth`
     ServerAuth,
     /// `client auth`
     ClientAuth,
+    /// `code signing`
+    CodeSigning,
+    /// `email protection`, `s/mime`
+    EmailProtection,
+    /// `ipsec end system`
+    IpsecEndSystem,
+    /// `ipsec tunnel`
+    IpsecTunnel,
+    /// `ipsec user`
+    IpsecUser,
+    /// `timestamping`
+    Timestamping,
+    /// `ocsp signing`
+    OcspSigning,
+    /// `microsoft sgc`
+    MicrosoftSgc,
+    /// `netscape sgc`
+    NetscapeSgc,
+}
+
+impl Usage {
+    /// The usage of a name (`keyUsageDict` and `extKeyUsageDict` of `pkg/controller/certificates/authority/policies.go`).
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "digital signature" | "signing" => Self::DigitalSignature,
+            "content commitment" => Self::ContentCommitment,
+            "key encipherment" => Self::KeyEncipherment,
+            "key agreement" => Self::KeyAgreement,
+            "data encipherment" => Self::DataEncipherment,
+            "cert sign" => Self::CertSign,
+            "crl sign" => Self::CrlSign,
+            "encipher only" => Self::EncipherOnly,
+            "decipher only" => Self::DecipherOnly,
+            "any" => Self::Any,
+            "server auth" => Self::ServerAuth,
+            "client auth" => Self::ClientAuth,
+            "code signing" => Self::CodeSigning,
+            "email protection" | "s/mime" => Self::EmailProtection,
+            "ipsec end system" => Self::IpsecEndSystem,
+            "ipsec tunnel" => Self::IpsecTunnel,
+            "ipsec user" => Self::IpsecUser,
+            "timestamping" => Self::Timestamping,
+            "ocsp signing" => Self::OcspSigning,
+            "microsoft sgc" => Self::MicrosoftSgc,
+            "netscape sgc" => Self::NetscapeSgc,
+            _ => return None,
+        })
+    }
 }
 
 /// What a certificate is to say.

@@ -228,7 +228,8 @@ impl Authorizer for Asker<'_> {
             .with_subresource(&check.subresource),
         };
         let decision = self.0.api.0.authorizer.authorize(&attributes);
-        CheckDecision { allowed: decision.allowed(), denied: false, reason: decision.reason().to_owned(), error: None }
+        let denied = matches!(decision, authz::Decision::Deny(_));
+        CheckDecision { allowed: decision.allowed(), denied, reason: decision.reason().to_owned(), error: None }
     }
 
     fn request_resource(&self) -> Option<CheckAttributes> {

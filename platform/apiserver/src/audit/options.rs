@@ -176,7 +176,7 @@ impl Options {
         }
         if let Some(webhook) = &self.webhook {
             mistakes.extend(webhook.delivery.mistakes("webhook"));
-            let read = super::webhook::Server::read(&webhook.config_file);
+            let read = crate::kubeconfig::Server::read(&webhook.config_file);
             mistakes.extend(read.err().map(|why| format!("initializing audit webhook: {why}")));
         }
         mistakes

@@ -107,7 +107,7 @@ impl Request {
             };
             match authorizer.authorize(&attributes) {
                 Decision::Allow(_) => Ok(()),
-                Decision::NoOpinion(reason) => {
+                Decision::NoOpinion(reason) | Decision::Deny(reason) => {
                     Err(Error::Forbidden { message: attributes.forbidden(&reason), group, resource, name: name.to_owned() })
                 }
             }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pharos_telemetry::Register as _;
-use prometheus::{Histogram, IntCounter, IntCounterVec, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, Registry, exponential_buckets};
 
 use super::Decision;
 
@@ -15,6 +15,9 @@ pub struct Metrics {
     no_opinion: Outcome,
     node: IntCounter,
     rbac: IntCounter,
+    /// What only chains with webhooks need.
+    attempts: IntCounterVec,
+    duration: HistogramVec,
 }
 
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ impl Metrics {
             "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
             &["result"],
         )?;
-        let duration = registry.histograms(
+        let duration: HistogramVec = registry.histograms(
             "authorization_duration_seconds",
             "Authorization duration in seconds broken out by result.",
             exponential_buckets(0.001, 2.0, 15)?,
@@ -55,11 +58,18 @@ impl Metrics {
             no_opinion: outcome("no-opinion"),
             node: decisions.with_label_values(&["Node", "node", "allowed"]),
             rbac: decisions.with_label_values(&["RBAC", "rbac", "allowed"]),
+            attempts,
+            duration,
         })
     }
 
     /// Counts one decision. Only terminal ones belong to an authorizer: nobody's opinion is nobody's.
     pub(super) fn decided(&self, authorizer: &str, decision: &Decision, elapsed: Duration) {
+        if let Decision::Deny(_) = decision {
+            self.attempts.with_label_values(&["denied"]).inc();
+            self.duration.with_label_values(&["denied"]).observe(elapsed.as_secs_f64());
+            return;
+        }
         let outcome = if decision.allowed() {
             match authorizer {
                 "Node" => self.node.inc(),

@@ -32,7 +32,7 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
         ("authorization.k8s.io", "selfsubjectrulesreviews") => review::self_subject_rules(authorizer, user, &question),
         ("authentication.k8s.io", "selfsubjectreviews") => Ok(Authenticator::review_self(&question, user)),
         ("authentication.k8s.io", "tokenreviews") => {
-            return match call.api.authenticator().review_token(&question) {
+            return match call.api.authenticator().review_token(&question).await {
                 Ok(answer) => respond::plain(output, StatusCode::CREATED, &answer),
                 Err(message) => Err(status::bad_request(message)),
             };

@@ -6,7 +6,7 @@ use pharos_transport::Response;
 use super::options;
 use crate::{
     admission::{self, Attributes},
-    authn::issuer::Refused,
+    authn::{issuer::Refused, jws},
     body,
     call::Call,
     negotiate::Offer,
@@ -24,6 +24,11 @@ pub(super) async fn create(call: &Call) -> Result<Response, Status> {
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let objects = crate::background::CachedObjects(call.api.clone());
     let answered = call.api.0.issuer.request(namespace, name, &request, &objects).map_err(|refused| refuse(name, refused))?;
+    // By it the token's uses are found again in the audit log.
+    let claims = answered["status"]["token"].as_str().and_then(|token| jws::peek(token).ok());
+    if let Some(id) = claims.as_ref().and_then(|claims| claims["jti"].as_str()) {
+        call.audit.annotate("authentication.kubernetes.io/issued-credential-id", &format!("JTI={id}"));
+    }
     respond::plain(output, StatusCode::CREATED, &answered)
 }
 

@@ -111,7 +111,7 @@ async fn create_named(call: &Call, mut object: Value, options: &WriteOptions) ->
         return Err(call.invalid(&name, &errors));
     }
     admission::validate(&attributes, Some(&object), None).await?;
-    strategy::warnings(kind, &object).into_iter().for_each(|warning| call.warn(warning));
+    strategy::warnings(kind).into_iter().for_each(|warning| call.warn(warning));
     let reservation = strategy::reserve(&call.api, kind, &mut object, None).map_err(|errors| call.invalid(&name, &errors))?;
     if options.dry_run {
         resource_quota::check(&attributes, &object, None).await?;

@@ -284,7 +284,7 @@ async fn prepare(
     new["kind"] = old["kind"].clone();
     strategy::keep_other_parts(kind, part, &mut new, old);
     pharos_api::defaulting::apply(kind, &mut new);
-    strategy::prepare_for_update(kind, part, &mut new, old);
+    strategy::prepare_for_update(kind, part, &mut new, old, call.api.0.clock.now());
     let attributes = attributes(call, part, options);
     if let Manage::Update = manage {
         managed_fields::updated(call, part, &mut new, old, options);
@@ -302,6 +302,7 @@ async fn prepare(
     let mut errors = match part {
         Part::Main | Part::EphemeralContainers | Part::Resize => validation::validate(kind, &new, Some(old)),
         Part::Status => validation::validate_status(kind, &new, old),
+        Part::Approval => validation::validate_approval(kind, &new, old),
         // The server's own changes are right by construction.
         Part::Internal(_) => Vec::new(),
         // These may change what an ordinary update may not.
@@ -322,7 +323,7 @@ async fn prepare(
     }
     admission::validate(&attributes, Some(&new), Some(old)).await?;
     if part == Part::Main && object_meta::spec_or_labels_differ(&new, old) {
-        strategy::warnings(kind, &new).into_iter().for_each(|warning| call.warn(warning));
+        strategy::warnings(kind).into_iter().for_each(|warning| call.warn(warning));
     }
     let reservation = match part {
         Part::Main => strategy::reserve(&call.api, kind, &mut new, Some(old)).map_err(|errors| call.invalid(name, &errors))?,

@@ -52,6 +52,11 @@ impl Server {
 
     /// Starts one with these settings and waits until it is ready.
     pub(crate) async fn start_with(settings: Config) -> Server {
+        Self::start_believing(settings, authn::Config::default()).await
+    }
+
+    /// Starts one that believes these credentials and waits until it is ready.
+    pub(crate) async fn start_believing(settings: Config, authn: authn::Config) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::new();
         let clock = Clock::system();
@@ -61,7 +66,7 @@ impl Server {
         let issuer = TokenIssuer::new(issuer::Config::for_domain("cluster.local"), key, Vec::new(), clock.clone());
         let parts = Parts {
             store,
-            authn: authn::Config::default(),
+            authn,
             issuer: Arc::new(issuer),
             health: Health::default(),
             gather: Arc::new(|| Ok(String::new())),

@@ -7,6 +7,7 @@ mod compression;
 mod remote;
 mod aggregation;
 mod audit;
+mod auth;
 mod conversion;
 mod fairness;
 mod metrics;

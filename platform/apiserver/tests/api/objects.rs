@@ -577,12 +577,48 @@ async fn events_are_selected_by_the_fields_of_either_version() {
     assert_eq!(server.get(&format!("{new}?fieldSelector=involvedObject.name=p")).await.code, 400);
 }
 
+/// A PEM request for a certificate, in base64.
+fn certificate_request() -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let key = rcgen::KeyPair::generate().unwrap();
+    STANDARD.encode(rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_request_changes_by_its_approval_and_its_status() {
+    let server = Server::start().await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let object = |signer: &str, request: &str| json!({"metadata": {"name": "c"}, "spec": {"signerName": signer, "usages": ["client auth"], "request": request}});
+    let pem = certificate_request();
+    for (signer, request, why) in [
+        ("example.com/a", "eA==", "PEM block type must be CERTIFICATE REQUEST"),
+        ("nowhere", &*pem, "must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+        ("kubernetes.io/legacy-unknown", &*pem, "the legacy signerName is not allowed via this API version"),
+    ] {
+        let refused = server.post(requests, &object(signer, request)).await;
+        assert!(refused.code == 422 && refused.text.contains(why), "{signer}: {}", refused.text);
+    }
+    let made = server.post(requests, &object("kubernetes.io/kube-apiserver-client", &pem)).await;
+    assert!(made.code == 201 && !made.headers.contains_key("warning"), "{}", made.text);
+    let path = format!("{requests}/c");
+    // What is asked for stays, and nobody approves by the way.
+    let change = json!({"spec": {"usages": ["server auth"]}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+    let same = server.merge(&path, &change).await.body;
+    assert_eq!((&same["spec"]["usages"], &same["status"]["conditions"]), (&json!(["client auth"]), &Value::Null), "{same}");
+    let early = server.merge(&format!("{path}/status"), &json!({"status": change["status"]})).await;
+    assert!(early.text.contains("updates may not add a condition of type"), "{}", early.text);
+    let approved = server.merge(&format!("{path}/approval"), &json!({"status": change["status"]})).await.body;
+    let condition = &approved["status"]["conditions"][0];
+    assert!(condition["lastUpdateTime"].is_string() && condition["lastTransitionTime"].is_string(), "{approved}");
+    let nonsense = server.merge(&format!("{path}/status"), &json!({"status": {"certificate": "eA=="}})).await;
+    assert!(nonsense.text.contains("must contain at least one CERTIFICATE PEM block"), "{}", nonsense.text);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_approval_takes_metadata_along_and_nothing_else() {
     let server = Server::start().await;
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
-    let spec = json!({"signerName": "example.com/signer", "usages": ["client auth"], "request": pem});
+    let spec = json!({"signerName": "example.com/signer", "usages": ["client auth"], "request": certificate_request()});
     server.create(requests, json!({"metadata": {"name": "c"}, "spec": spec})).await;
     let condition = json!({"type": "Approved", "status": "True", "reason": "r"});
     let change = json!({"metadata": {"annotations": {"a": "b"}}, "status": {"conditions": [condition], "certificate": "eA=="}});

@@ -42,7 +42,7 @@ impl Handler for Handling {
     async fn handle(&self, request: Request) -> Response {
         let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
         let bytes = request.into_body().into_bytes(16 << 20).await.unwrap();
-        let body: Value = serde_json::from_slice(&bytes).unwrap();
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         self.seen.lock().await.push((path.clone(), body.clone()));
         Response::new(Body::full((self.answer)(path, body).await.to_string()))
     }
@@ -51,7 +51,7 @@ impl Handler for Handling {
 }
 
 impl Remote {
-    /// Starts one that answers each document posted to it. Its certificate is for 127.0.0.1 and `hook.test.svc`.
+    /// Starts one that answers each document posted to it, and null for a GET. Its certificate is for 127.0.0.1 and `hook.test.svc`.
     pub(crate) async fn start<F>(answer: impl Fn(String, Value) -> F + Send + Sync + 'static) -> Remote
     where
         F: Future<Output = Value> + Send + 'static,

@@ -172,11 +172,12 @@ impl Ca {
         params.key_usages.clear();
         params.extended_key_usages.clear();
         for usage in usages {
-            match usage {
-                Usage::DigitalSignature => params.key_usages.push(KeyUsagePurpose::DigitalSignature),
-                Usage::KeyEncipherment => params.key_usages.push(KeyUsagePurpose::KeyEncipherment),
-                Usage::ServerAuth => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth),
-                Usage::ClientAuth => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth),
+            match purpose(*usage) {
+                Purpose::Key(purpose) if !params.key_usages.contains(&purpose) => params.key_usages.push(purpose),
+                Purpose::Extended(purpose) if !params.extended_key_usages.contains(&purpose) => {
+                    params.extended_key_usages.push(purpose);
+                }
+                _ => {}
             }
         }
         params.use_authority_key_identifier_extension = true;
@@ -226,6 +227,41 @@ pub fn new_csr(template: &Template) -> Result<(String, String)> {
     params.subject_alt_names = alternative_names(template)?;
     let request = params.serialize_request(&key)?;
     Ok((key.serialize_pem(), request.pem()?))
+}
+
+/// Where a usage stands in a certificate.
+enum Purpose {
+    Key(KeyUsagePurpose),
+    Extended(ExtendedKeyUsagePurpose),
+}
+
+fn purpose(usage: Usage) -> Purpose {
+    use Purpose::{Extended, Key};
+    // Those that rcgen has no name for (Go's `oidExtKeyUsage…` in `crypto/x509`).
+    let other = |oid: &[u64]| Extended(ExtendedKeyUsagePurpose::Other(oid.to_vec()));
+    match usage {
+        Usage::DigitalSignature => Key(KeyUsagePurpose::DigitalSignature),
+        Usage::ContentCommitment => Key(KeyUsagePurpose::ContentCommitment),
+        Usage::KeyEncipherment => Key(KeyUsagePurpose::KeyEncipherment),
+        Usage::KeyAgreement => Key(KeyUsagePurpose::KeyAgreement),
+        Usage::DataEncipherment => Key(KeyUsagePurpose::DataEncipherment),
+        Usage::CertSign => Key(KeyUsagePurpose::KeyCertSign),
+        Usage::CrlSign => Key(KeyUsagePurpose::CrlSign),
+        Usage::EncipherOnly => Key(KeyUsagePurpose::EncipherOnly),
+        Usage::DecipherOnly => Key(KeyUsagePurpose::DecipherOnly),
+        Usage::Any => Extended(ExtendedKeyUsagePurpose::Any),
+        Usage::ServerAuth => Extended(ExtendedKeyUsagePurpose::ServerAuth),
+        Usage::ClientAuth => Extended(ExtendedKeyUsagePurpose::ClientAuth),
+        Usage::CodeSigning => Extended(ExtendedKeyUsagePurpose::CodeSigning),
+        Usage::EmailProtection => Extended(ExtendedKeyUsagePurpose::EmailProtection),
+        Usage::Timestamping => Extended(ExtendedKeyUsagePurpose::TimeStamping),
+        Usage::OcspSigning => Extended(ExtendedKeyUsagePurpose::OcspSigning),
+        Usage::IpsecEndSystem => other(&[1, 3, 6, 1, 5, 5, 7, 3, 5]),
+        Usage::IpsecTunnel => other(&[1, 3, 6, 1, 5, 5, 7, 3, 6]),
+        Usage::IpsecUser => other(&[1, 3, 6, 1, 5, 5, 7, 3, 7]),
+        Usage::MicrosoftSgc => other(&[1, 3, 6, 1, 4, 1, 311, 10, 3, 3]),
+        Usage::NetscapeSgc => other(&[2, 16, 840, 1, 113_730, 4, 1]),
+    }
 }
 
 fn set_validity(params: &mut CertificateParams, now: i64, ttl: Duration, latest: i64) -> Result<()> {

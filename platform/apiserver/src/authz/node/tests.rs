@@ -93,7 +93,7 @@ fn touches_only_its_own() {
     let check = |asked: [&str; 5], selector: &str, want: Result<(), &str>| {
         let got = match ask(&graph, "n1", asked, selector) {
             Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(reason),
+            Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(reason),
         };
         assert_eq!(got, want.map_err(str::to_owned), "{asked:?} {selector}");
     };
