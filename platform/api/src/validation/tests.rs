@@ -47,12 +47,12 @@ fn pods() {
         pod(bad),
         None,
         &[
-            "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
             "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
             "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
             "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
             "spec.containers[0].livenessProbe: Required value: must specify a handler type",
-            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
         ],
     );
 }
@@ -128,10 +128,7 @@ fn services_and_data() {
         "PersistentVolumeClaim",
         json!({"spec": {}}),
         None,
-        &[
-            "spec.accessModes: Required value: at least 1 access mode is required",
-            "spec.resources.requests[storage]: Required value",
-        ],
+        &["spec.accessModes: Required value: at least 1 access mode is required", "spec.resources[storage]: Required value"],
     );
     check(
         "networking.k8s.io",
