@@ -22,6 +22,7 @@ mod core;
 mod custom;
 mod event;
 mod flowcontrol;
+mod format;
 mod meta;
 mod network;
 mod node;
