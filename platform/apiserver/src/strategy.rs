@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use crate::{Config, admission::policy, aggregation, api::Api, authn::UserInfo, custom, verbs::update::Part};
 
 pub(crate) mod allocator;
-mod node;
 pub(crate) mod pod;
 pub(crate) mod service;
 
@@ -195,7 +194,7 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
     match (noun(kind), part) {
         (("", "pods"), Part::Main) => pod::validate_update(new, old),
         (("", "pods"), Part::EphemeralContainers) => pod::validate_ephemeral_containers(new, old),
-        (("", "nodes"), Part::Main) => node::validate_update(new, old),
+        (("", "pods"), Part::Resize) => pod::validate_resize(new, old),
         (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
         (("admissionregistration.k8s.io", _), Part::Main) => policy::validate_expressions(kind, new, Some(old)),
