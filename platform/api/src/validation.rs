@@ -20,6 +20,7 @@ mod certificates;
 mod container;
 mod core;
 mod custom;
+mod devices;
 mod event;
 mod flowcontrol;
 mod format;
@@ -108,6 +109,11 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
             required(kind.schema(), &root, &mut errors);
             admission::conversion(&spec.field("conversion"), &mut errors);
         }
+        ("resource.k8s.io", "ResourceClaim") => devices::claim(&root, old, &mut errors),
+        ("resource.k8s.io", "ResourceClaimTemplate") => devices::claim_template(&root, old, &mut errors),
+        ("resource.k8s.io", "DeviceClass") => devices::device_class(&spec, old, &mut errors),
+        ("resource.k8s.io", "ResourceSlice") => devices::resource_slice(&spec, old, &mut errors),
+        ("resource.k8s.io", "DeviceTaintRule") => devices::taint_rule(&spec, old, &mut errors),
         ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::flow_schema(&root, &mut errors),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::priority_level(&root, &mut errors),
@@ -142,6 +148,8 @@ pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
         ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::status(&status, &mut errors),
         ("policy", "PodDisruptionBudget") => workload::disruption_status(&status, &mut errors),
         ("storage.k8s.io", "VolumeAttachment") => storage::attachment_status(&status, &mut errors),
+        ("resource.k8s.io", "ResourceClaim") => devices::claim_status(&root, old, &mut errors),
+        ("resource.k8s.io", "DeviceTaintRule") => devices::taint_rule_status(&status, &mut errors),
         ("certificates.k8s.io", "PodCertificateRequest") => {
             certificates::pod_certificate_status(&status, old, &mut errors);
         }
