@@ -13,6 +13,7 @@ use crate::{Config, admission::policy, aggregation, api::Api, authn::UserInfo, c
 pub(crate) mod allocator;
 pub(crate) mod pod;
 pub(crate) mod service;
+mod trust_bundle;
 
 pub(crate) use allocator::Reservation;
 
@@ -184,6 +185,7 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object),
         ("admissionregistration.k8s.io", _) => policy::validate_expressions(kind, object, None),
         ("apiregistration.k8s.io", "apiservices") => aggregation::validate(object),
+        ("certificates.k8s.io", "clustertrustbundles") => trust_bundle::validate(object, None),
         _ if kind.custom => custom::check_keywords(kind, object),
         _ => Vec::new(),
     }
@@ -199,6 +201,7 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
         (("admissionregistration.k8s.io", _), Part::Main) => policy::validate_expressions(kind, new, Some(old)),
         (("apiregistration.k8s.io", "apiservices"), Part::Main) => aggregation::validate(new),
+        (("certificates.k8s.io", "clustertrustbundles"), Part::Main) => trust_bundle::validate(new, Some(old)),
         _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
     }

@@ -660,7 +660,10 @@ fn jobs() {
     };
     let table: Vec<(Value, &[&str])> = vec![
         (json!({}), &[]),
-        (json!({"completionMode": "Indexed"}), &["spec.completions: Required value: when completion mode is Indexed"]),
+        (
+            json!({"completionMode": "Indexed", "parallelism": 1}),
+            &["spec.completions: Required value: when completion mode is Indexed"],
+        ),
         (
             json!({"successPolicy": {"rules": []}}),
             &["spec.successPolicy: Invalid value: {\"rules\":[]}: requires indexed completion mode"],
