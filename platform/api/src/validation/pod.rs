@@ -38,17 +38,22 @@ pub(super) fn pod(root: &At<'_>, update: bool, errors: &mut Errors) {
 
 /// `spec.template`.
 pub(super) fn template(template: &At<'_>, errors: &mut Errors) {
+    template_metadata(template, errors);
+    let spec = template.field("spec");
+    self::spec(&spec, None, errors);
+    if spec.field("ephemeralContainers").len() > 0 {
+        errors.push(spec.field("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template"));
+    }
+}
+
+/// The labels and annotations of `spec.template`.
+pub(super) fn template_metadata(template: &At<'_>, errors: &mut Errors) {
     let metadata = template.field("metadata");
     // Upstream leaves `metadata` out of these two paths.
     meta::labels(&metadata.field("labels").told_at(format!("{}.labels", template.path())), errors);
     let annotated = metadata.field("annotations").told_at(format!("{}.annotations", template.path()));
     meta::annotations(&annotated, errors);
     annotations(&annotated, errors);
-    let spec = template.field("spec");
-    self::spec(&spec, None, errors);
-    if spec.field("ephemeralContainers").len() > 0 {
-        errors.push(spec.field("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template"));
-    }
 }
 
 /// Annotations that are more than notes.

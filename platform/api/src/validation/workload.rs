@@ -22,7 +22,12 @@ fn common(spec: &At<'_>, noun: &str, errors: &mut Errors) {
         errors.push(template.required(""));
         return;
     }
-    pod::template(&template, errors);
+    // Upstream leaves a StatefulSet's pods to be looked at when they are made: their volumes come from its claims.
+    if noun == "statefulset" {
+        pod::template_metadata(&template, errors);
+    } else {
+        pod::template(&template, errors);
+    }
     always(&template, noun, errors);
 }
 
