@@ -57,7 +57,7 @@ pub(super) fn event(root: &At<'_>, old: Option<&Value>, strict: bool, errors: &m
 }
 
 fn stored(field: &str) -> &str {
-    STORED.iter().find(|(new, _)| *new == field).map_or(field, |(_, core)| core)
+    STORED.iter().find(|(new, _)| *new == field).map_or(field, |(_, core)| *core)
 }
 
 fn created(root: &At<'_>, errors: &mut Errors) {
