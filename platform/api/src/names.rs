@@ -126,6 +126,11 @@ const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower ca
 const SUBDOMAIN: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
                                  and must start and end with an alphanumeric character";
+const WILDCARD_MESSAGE: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+                                consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
+const UNDERSCORED: &str = r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+const UNDERSCORED_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or \
+                                   '.', and must start and end with an alphanumeric character";
 const LABEL_1035: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const LABEL_1035_MESSAGE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
                                   alphabetic character, and end with an alphanumeric character";
@@ -183,6 +188,37 @@ pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     }
     if !SUBDOMAIN_REGEX.is_match(text) {
         errors.push(regex_error(SUBDOMAIN_MESSAGE, SUBDOMAIN, &["example.com"]));
+    }
+    errors
+}
+
+/// What is wrong with `*.` and an RFC 1123 subdomain, if anything.
+pub fn wildcard_subdomain(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > 253 {
+        errors.push(max_len_error(253));
+    }
+    if !text.strip_prefix("*.").is_some_and(|rest| SUBDOMAIN_REGEX.is_match(rest)) {
+        errors.push(regex_error(WILDCARD_MESSAGE, &format!(r"\*\.{SUBDOMAIN}"), &["*.example.com"]));
+    }
+    errors
+}
+
+/// What is wrong with an RFC 1123 subdomain that may have underscores, as a search path of DNS, if anything.
+pub fn underscored_subdomain(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > 253 {
+        errors.push(max_len_error(253));
+    }
+    let fits = text.split('.').all(|label| {
+        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let bytes = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        edge(bytes.first())
+            && edge(bytes.last())
+            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+    });
+    if !fits {
+        errors.push(regex_error(UNDERSCORED_MESSAGE, UNDERSCORED, &["example.com"]));
     }
     errors
 }

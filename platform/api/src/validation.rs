@@ -11,20 +11,30 @@ use crate::schema::{Schema, Type};
 pub use crate::status::{ErrorType, FieldError};
 
 mod access;
+mod address;
 mod admission;
 mod at;
+mod autoscaling;
+mod batch;
 mod certificates;
 mod container;
 mod core;
 mod custom;
+mod devices;
+mod event;
 mod flowcontrol;
+mod format;
 mod meta;
 mod network;
+mod node;
 mod pod;
 mod policy;
 mod quota;
+mod resources;
+mod security;
 mod service;
 mod storage;
+mod trust;
 mod volume;
 mod workload;
 
@@ -47,28 +57,43 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("", "Service") => service::service(&root, &mut errors),
         ("", "ConfigMap") => core::config_map(&root, &mut errors),
         ("", "Secret") => core::secret(&root, old, &mut errors),
-        ("", "Namespace" | "Node" | "Event" | "ServiceAccount" | "ComponentStatus") => {}
+        ("", "Namespace") if old.is_none() => node::namespace(&root, &mut errors),
+        ("", "Namespace" | "ServiceAccount" | "ComponentStatus") => {}
+        ("", "Node") => node::node(&root, old, &mut errors),
+        ("", "Event") => event::event(&root, old, false, &mut errors),
+        ("events.k8s.io", "Event") => event::event(&root, old, true, &mut errors),
         ("", "Endpoints") => network::endpoints(&root, old, &mut errors),
         ("", "ReplicationController") => workload::replication_controller(&spec, &mut errors),
-        ("", "PersistentVolume") => storage::persistent_volume(&spec, old, &mut errors),
-        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(&spec, old, &mut errors),
+        ("", "PersistentVolume") => storage::persistent_volume(&root, old, &mut errors),
+        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(&root, old, &mut errors),
         ("", "ResourceQuota") => quota::resource_quota(&spec, old, &mut errors),
         ("", "LimitRange") => quota::limit_range(&spec, &mut errors),
         ("apps", "Deployment") => workload::deployment(&spec, old, &mut errors),
         ("apps", "ReplicaSet") => workload::replica_set(&spec, old, &mut errors),
         ("apps", "StatefulSet") => workload::stateful_set(&spec, old, &mut errors),
         ("apps", "DaemonSet") => workload::daemon_set(&spec, old, &mut errors),
-        ("batch", "Job") => workload::job(&spec, old, &mut errors),
-        ("batch", "CronJob") => workload::cron_job(&root, &mut errors),
-        ("autoscaling", "HorizontalPodAutoscaler") => workload::horizontal_pod_autoscaler(&spec, &mut errors),
+        ("apps", "ControllerRevision") => workload::controller_revision(&root, old, &mut errors),
+        ("batch", "Job") => batch::job(&root, old, &mut errors),
+        ("batch", "CronJob") => batch::cron_job(&root, old, &mut errors),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::horizontal_pod_autoscaler(&spec, &mut errors),
         ("policy", "PodDisruptionBudget") => workload::pod_disruption_budget(&spec, &mut errors),
-        ("networking.k8s.io", "Ingress") => network::ingress(&spec, &mut errors),
+        ("networking.k8s.io", "Ingress") => network::ingress(&root, old, &mut errors),
         ("networking.k8s.io", "IngressClass") => network::ingress_class(&spec, old, &mut errors),
-        ("networking.k8s.io", "NetworkPolicy") => network::network_policy(&spec, &mut errors),
+        ("networking.k8s.io", "NetworkPolicy") => network::network_policy(&spec, old, &mut errors),
+        ("networking.k8s.io", "IPAddress") => network::ip_address(&spec, old, &mut errors),
+        ("networking.k8s.io", "ServiceCIDR") => network::service_cidr(&spec, old, &mut errors),
         ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(&root, old, &mut errors),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(&root, kind.namespaced, &mut errors),
         ("rbac.authorization.k8s.io", _) => access::binding(&root, kind.namespaced, old, &mut errors),
         ("storage.k8s.io", "StorageClass") => storage::storage_class(&root, old, &mut errors),
+        ("storage.k8s.io", "VolumeAttributesClass") => storage::volume_attributes_class(&root, old, &mut errors),
+        ("storage.k8s.io", "CSIDriver") => storage::csi_driver(&root, old, &mut errors),
+        ("storage.k8s.io", "CSINode") => storage::csi_node(&root, old, &mut errors),
+        ("storage.k8s.io", "CSIStorageCapacity") => storage::csi_storage_capacity(&root, old, &mut errors),
+        ("storage.k8s.io", "VolumeAttachment") => storage::volume_attachment(&root, old, &mut errors),
+        ("storagemigration.k8s.io", "StorageVersionMigration") => core::storage_version_migration(&spec, old, &mut errors),
+        ("certificates.k8s.io", "ClusterTrustBundle") => trust::cluster_trust_bundle(&root, old, &mut errors),
+        ("certificates.k8s.io", "PodCertificateRequest") => trust::pod_certificate_request(&root, old, &mut errors),
         ("scheduling.k8s.io", "PriorityClass") => core::priority_class(&root, old, &mut errors),
         ("coordination.k8s.io", "Lease") => core::lease(&spec, &mut errors),
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => {
@@ -88,6 +113,11 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
         ("certificates.k8s.io", "CertificateSigningRequest") => {
             certificates::request(&root, old, certificates::Write::Main, &mut errors);
         }
+        ("resource.k8s.io", "ResourceClaim") => devices::claim(&root, old, &mut errors),
+        ("resource.k8s.io", "ResourceClaimTemplate") => devices::claim_template(&root, old, &mut errors),
+        ("resource.k8s.io", "DeviceClass") => devices::device_class(&spec, old, &mut errors),
+        ("resource.k8s.io", "ResourceSlice") => devices::resource_slice(&spec, old, &mut errors),
+        ("resource.k8s.io", "DeviceTaintRule") => devices::taint_rule(&spec, old, &mut errors),
         ("node.k8s.io", "RuntimeClass") => core::runtime_class(&root, old, &mut errors),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::flow_schema(&root, &mut errors),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::priority_level(&root, &mut errors),
@@ -99,21 +129,36 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
 /// Validates a write through the status subresource.
 pub fn validate_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    meta::object(kind, &At::root(new), true, &mut errors);
+    let root = At::root(new);
+    meta::object(kind, &root, true, &mut errors);
     if let KindSchema::Custom(schema) = &kind.schema {
         custom::object(schema, new, &mut errors);
         return errors;
     }
-    let status = At::root(new).field("status");
+    let status = root.field("status");
     match (kind.group.as_ref(), kind.kind.as_ref()) {
         ("certificates.k8s.io", "CertificateSigningRequest") => {
-            certificates::request(&At::root(new), Some(old), certificates::Write::Status, &mut errors);
+            certificates::request(&root, Some(old), certificates::Write::Status, &mut errors);
         }
-        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::conditions(&At::root(new), &mut errors),
-        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet") | ("", "ReplicationController") => {
-            for field in ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "observedGeneration"] {
-                status.field(field).non_negative(&mut errors);
-            }
+        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::conditions(&root, &mut errors),
+        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") | ("", "ReplicationController") => {
+            workload::status(kind.kind.as_ref(), &status, old, &mut errors);
+        }
+        ("", "Pod") => pod::status(&root, old, &mut errors),
+        ("", "Node") => node::status(&status, true, &mut errors),
+        ("", "Namespace") => node::namespace_status(&root, &mut errors),
+        ("", "PersistentVolumeClaim") => storage::claim_status(&root, &mut errors),
+        ("", "Service") | ("networking.k8s.io", "Ingress") => {
+            network::load_balancer_status(&status.field("loadBalancer"), &mut errors);
+        }
+        ("batch", "Job") => batch::job_status(&root, old, &mut errors),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::status(&status, &mut errors),
+        ("policy", "PodDisruptionBudget") => workload::disruption_status(&status, &mut errors),
+        ("storage.k8s.io", "VolumeAttachment") => storage::attachment_status(&status, &mut errors),
+        ("resource.k8s.io", "ResourceClaim") => devices::claim_status(&root, old, &mut errors),
+        ("resource.k8s.io", "DeviceTaintRule") => devices::taint_rule_status(&status, &mut errors),
+        ("certificates.k8s.io", "PodCertificateRequest") => {
+            trust::pod_certificate_status(&status, old, &mut errors);
         }
         ("", "ResourceQuota") => quota::resource_quota_status(&status, &mut errors),
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => policy::status(&status, &mut errors),

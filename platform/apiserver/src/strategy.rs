@@ -13,9 +13,9 @@ use crate::{Config, admission::policy, aggregation, api::Api, authn::UserInfo, c
 
 pub(crate) mod allocator;
 mod certificate;
-mod node;
 pub(crate) mod pod;
 pub(crate) mod service;
+mod trust_bundle;
 
 pub(crate) use allocator::Reservation;
 
@@ -196,6 +196,7 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         ("admissionregistration.k8s.io", _) => policy::validate_expressions(kind, object, None),
         ("apiregistration.k8s.io", "apiservices") => aggregation::validate(object),
         CERTIFICATES => certificate::validate_request(object),
+        ("certificates.k8s.io", "clustertrustbundles") => trust_bundle::validate(object, None),
         _ if kind.custom => custom::check_keywords(kind, object),
         _ => Vec::new(),
     }
@@ -206,12 +207,13 @@ pub(crate) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
     match (noun(kind), part) {
         (("", "pods"), Part::Main) => pod::validate_update(new, old),
         (("", "pods"), Part::EphemeralContainers) => pod::validate_ephemeral_containers(new, old),
-        (("", "nodes"), Part::Main) => node::validate_update(new, old),
+        (("", "pods"), Part::Resize) => pod::validate_resize(new, old),
         (("", "configmaps" | "secrets"), Part::Main) => immutable_data(new, old),
         (("apiextensions.k8s.io", "customresourcedefinitions"), Part::Main) => custom::validate(new),
         (("admissionregistration.k8s.io", _), Part::Main) => policy::validate_expressions(kind, new, Some(old)),
         (("apiregistration.k8s.io", "apiservices"), Part::Main) => aggregation::validate(new),
         (CERTIFICATES, Part::Status) => certificate::validate_certificate(new, old),
+        (("certificates.k8s.io", "clustertrustbundles"), Part::Main) => trust_bundle::validate(new, Some(old)),
         _ if kind.custom => custom::check_keywords(kind, new),
         _ => Vec::new(),
     }

@@ -1,12 +1,14 @@
 //! A value and the path to it, and the checks many fields share.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::address;
 use crate::names;
 use crate::quantity::Quantity;
-use crate::status::FieldError;
+use crate::status::{ErrorType, FieldError};
 
 /// What validation collects.
 pub(super) type Errors = Vec<FieldError>;
@@ -45,6 +47,16 @@ impl<'a> At<'a> {
             .map(move |(key, value)| (key.as_str(), At { value, path: format!("{path}[{key}]").into() }))
     }
 
+    /// An entry of a map, at the path `map[key]`.
+    pub(super) fn key(&self, key: &str) -> At<'a> {
+        At { value: self.value.get(key).unwrap_or(&Value::Null), path: format!("{}[{key}]", self.path).into() }
+    }
+
+    /// The same value at the path upstream tells it at, where that is not its own.
+    pub(super) fn told_at(&self, path: impl Into<String>) -> At<'a> {
+        At { value: self.value, path: Cow::Owned(path.into()) }
+    }
+
     pub(super) fn value(&self) -> &'a Value {
         self.value
     }
@@ -55,6 +67,12 @@ impl<'a> At<'a> {
 
     pub(super) fn text(&self) -> &'a str {
         self.value.as_str().unwrap_or_default()
+    }
+
+    /// The strings of a list.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let list: &'a [Value] = self.value.as_array().map_or(&[], Vec::as_slice);
+        list.iter().filter_map(Value::as_str)
     }
 
     pub(super) fn int(&self) -> Option<i64> {
@@ -88,6 +106,15 @@ impl<'a> At<'a> {
 
     pub(super) fn forbidden(&self, detail: impl Into<String>) -> FieldError {
         FieldError::forbidden(self.path(), detail)
+    }
+
+    /// Upstream leaves such a value out of its message.
+    pub(super) fn invalid_unshown(&self, detail: impl Into<String>) -> FieldError {
+        FieldError { ty: ErrorType::InvalidUnshown, field: self.path(), value: Value::Null, detail: detail.into() }
+    }
+
+    pub(super) fn unsupported(&self, allowed: &[&str]) -> FieldError {
+        FieldError::not_supported(self.path(), self.value.clone(), allowed)
     }
 
     pub(super) fn duplicate(&self) -> FieldError {
@@ -144,6 +171,60 @@ impl<'a> At<'a> {
         self.within(1, 65535, errors);
     }
 
+    /// Must be no longer than so many bytes.
+    pub(super) fn at_most_bytes(&self, most: usize, errors: &mut Errors) {
+        if self.text().len() > most {
+            errors.push(FieldError::too_long(self.path(), most));
+        }
+    }
+
+    /// Must have no more items than these; says whether it does.
+    pub(super) fn at_most_items(&self, most: usize, errors: &mut Errors) -> bool {
+        if self.len() > most {
+            errors.push(FieldError::too_many(self.path(), self.len(), most));
+        }
+        self.len() <= most
+    }
+
+    /// The name of a kind, resource or object that must be given and fit into a path.
+    pub(super) fn must_be_path_segment(&self, errors: &mut Errors) {
+        if self.must_be_set("", errors) {
+            self.all(names::path_segment(self.text()), errors);
+        }
+    }
+
+    /// `ValidateQualifiedName`, of an empty text too.
+    pub(super) fn qualified(&self, errors: &mut Errors) {
+        self.all(names::qualified_name(self.text()), errors);
+    }
+
+    /// `ValidateCSIDriverName`: a lower-case subdomain, but for its case, of at most 63 bytes.
+    pub(super) fn driver_name(&self, errors: &mut Errors) {
+        if self.text().is_empty() {
+            errors.push(self.required(""));
+        }
+        self.at_most_bytes(63, errors);
+        self.all(names::dns1123_subdomain(&self.text().to_lowercase()), errors);
+    }
+
+    /// `IsDomainPrefixedPath`: `acme.io/foo`.
+    pub(super) fn domain_prefixed_path(&self, errors: &mut Errors) {
+        const PATH: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+        if !self.must_be_set("", errors) {
+            return;
+        }
+        match self.text().split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) {
+            None => errors.push(self.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")")),
+            Some((host, path)) => {
+                let complaints = names::dns1123_subdomain(host);
+                errors.extend(complaints.into_iter().map(|detail| FieldError::invalid(self.path(), host, detail)));
+                if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+                    errors.push(FieldError::invalid(self.path(), path, names::regex_error("Invalid path", PATH, &[])));
+                }
+            }
+        }
+    }
+
     /// A port by number or by name.
     pub(super) fn port_or_name(&self, errors: &mut Errors) {
         match self.value {
@@ -177,9 +258,29 @@ impl<'a> At<'a> {
         }
     }
 
+    /// `IsValidIPForLegacyField`, if given.
     pub(super) fn ip(&self, errors: &mut Errors) {
-        if !self.text().is_empty() && self.text().parse::<std::net::IpAddr>().is_err() {
-            errors.push(self.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+        if !self.text().is_empty() {
+            self.must_be_ip(errors);
+        }
+    }
+
+    /// `IsValidIPForLegacyField`.
+    pub(super) fn must_be_ip(&self, errors: &mut Errors) {
+        match address::ip(self.text()) {
+            Ok(_) => {}
+            Err(why) => errors.push(self.invalid(why)),
+        }
+    }
+
+    /// `IsValidCIDRForLegacyField`; gives the block, if it is one.
+    pub(super) fn cidr(&self, errors: &mut Errors) -> Option<(IpAddr, u8)> {
+        match address::cidr(self.text()) {
+            Ok(block) => Some(block),
+            Err(why) => {
+                errors.push(self.invalid(why));
+                None
+            }
         }
     }
 

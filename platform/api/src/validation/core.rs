@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::at::{At, Errors};
-use super::volume;
+use super::{meta, pod, quota, volume};
 use crate::status::FieldError;
 
 /// What the data of a ConfigMap or Secret may hold.
@@ -44,9 +44,12 @@ pub(super) fn secret(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
         }
     };
     match ty.text() {
-        "kubernetes.io/dockercfg" => need(&[".dockercfg"]),
-        "kubernetes.io/dockerconfigjson" => need(&[".dockerconfigjson"]),
-        "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
+        "kubernetes.io/dockercfg" if data.field(".dockercfg").is_absent() => need(&[".dockercfg"]),
+        "kubernetes.io/dockercfg" => json_object(&data.key(".dockercfg"), errors),
+        "kubernetes.io/dockerconfigjson" if data.field(".dockerconfigjson").is_absent() => need(&[".dockerconfigjson"]),
+        "kubernetes.io/dockerconfigjson" => json_object(&data.key(".dockerconfigjson"), errors),
+        "kubernetes.io/ssh-auth" if !data.field("ssh-privatekey").text().is_empty() => {}
+        "kubernetes.io/ssh-auth" => errors.push(data.key("ssh-privatekey").required("")),
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
         "kubernetes.io/basic-auth" if data.field("username").is_absent() && data.field("password").is_absent() => {
             need(&["username", "password"]);
@@ -64,51 +67,103 @@ pub(super) fn secret(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
     }
 }
 
+/// What is decoded to be a JSON object; it is not told.
+fn json_object(at: &At<'_>, errors: &mut Errors) {
+    use base64::Engine as _;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(at.text()).unwrap_or_default();
+    let why = match serde_json::from_slice::<Value>(&decoded) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        Ok(_) => "json: cannot unmarshal into Go value of type map[string]interface {}".to_owned(),
+        Err(_) if decoded.is_empty() => "unexpected end of JSON input".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    errors.push(FieldError::invalid(at.path(), "<secret contents redacted>", why));
+}
+
 pub(super) fn priority_class(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
-    let (name, value) = (root.field("metadata").field("name"), root.field("value"));
-    let system = matches!(
-        (name.text(), value.int()),
-        ("system-cluster-critical", Some(2_000_000_000)) | ("system-node-critical", Some(2_000_001_000))
-    );
-    if old.is_none() && !system {
-        if name.text().starts_with("system-") {
-            errors.push(name.forbidden("priority class names with 'system-' prefix are reserved for system use only. error: the PriorityClass is not a known system class"));
-        } else if value.int().is_some_and(|v| v > 1_000_000_000) {
-            errors.push(value.forbidden("maximum allowed value of a user defined priority is 1000000000"));
-        }
-    }
+    let (name, value, policy) = (root.field("metadata").field("name"), root.field("value"), root.field("preemptionPolicy"));
     if let Some(old) = old {
         if old.get("value").and_then(Value::as_i64).unwrap_or(0) != value.int().unwrap_or(0) {
             errors.push(value.forbidden("may not be changed in an update."));
         }
-        let policy = root.field("preemptionPolicy");
-        if policy.value() != old.get("preemptionPolicy").unwrap_or(&Value::Null) {
-            errors.push(policy.invalid("field is immutable"));
-        }
+        policy.immutable(old.get("preemptionPolicy").unwrap_or(&Value::Null), errors);
+        return;
     }
-    root.field("preemptionPolicy").one_of(&["Never", "PreemptLowerPriority"], errors);
+    if name.text().starts_with("system-") {
+        let known = matches!(
+            (name.text(), value.int()),
+            ("system-cluster-critical", Some(2_000_000_000)) | ("system-node-critical", Some(2_000_001_000))
+        );
+        if !known {
+            let why = match name.text() {
+                "system-cluster-critical" => "value of system-cluster-critical PriorityClass must be 2000000000".to_owned(),
+                "system-node-critical" => "value of system-node-critical PriorityClass must be 2000001000".to_owned(),
+                other => format!("{other} is not a known system priority class"),
+            };
+            errors.push(
+                name.forbidden(format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+                )),
+            );
+        }
+    } else if value.int().is_some_and(|v| v > 1_000_000_000) {
+        errors.push(value.forbidden("maximum allowed value of a user defined priority is 1000000000"));
+    }
+    if !policy.is_absent() {
+        policy.must_be_one_of(&["Never", "PreemptLowerPriority"], errors);
+    }
 }
 
 pub(super) fn lease(spec: &At<'_>, errors: &mut Errors) {
-    let seconds = spec.field("leaseDurationSeconds");
+    let (seconds, transitions) = (spec.field("leaseDurationSeconds"), spec.field("leaseTransitions"));
     if seconds.int().is_some_and(|s| s <= 0) {
         errors.push(seconds.invalid("must be greater than 0"));
     }
-    spec.field("leaseTransitions").non_negative(errors);
+    if transitions.int().is_some_and(|n| n < 0) {
+        errors.push(transitions.invalid("must be greater than or equal to 0"));
+    }
+    let (strategy, preferred) = (spec.field("strategy"), spec.field("preferredHolder"));
+    if !strategy.text().is_empty() && strategy.text() != "OldestEmulationVersion" {
+        strategy.domain_prefixed_path(errors);
+    }
+    if !preferred.text().is_empty() && strategy.text().is_empty() {
+        errors.push(preferred.forbidden("may only be specified if `strategy` is defined"));
+    }
 }
 
 pub(super) fn runtime_class(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
     let handler = root.field("handler");
-    if handler.must_be_set("", errors) {
-        handler.label(errors);
-    }
     if let Some(old) = old {
         handler.immutable(old.get("handler").unwrap_or(&Value::Null), errors);
+        return;
     }
-    let overhead = root.field("overhead").field("podFixed");
-    for (_, amount) in overhead.entries() {
-        if amount.quantity().is_some_and(|q| q.sign() < 0) {
-            errors.push(amount.invalid("must be greater than or equal to 0"));
+    handler.all(crate::names::dns1123_label(handler.text()), errors);
+    for (name, amount) in root.field("overhead").field("podFixed").entries() {
+        quota::container_resource(name, &amount, errors);
+        quota::amount(name, &amount, errors);
+    }
+    let scheduling = root.field("scheduling");
+    if scheduling.is_absent() {
+        return;
+    }
+    meta::labels(&scheduling.field("nodeSelector"), errors);
+    let tolerations = scheduling.field("tolerations");
+    pod::tolerations(&tolerations, errors);
+    let list = tolerations.value().as_array().map_or(&[][..], Vec::as_slice);
+    for (index, toleration) in tolerations.items().enumerate() {
+        if list[..index].contains(toleration.value()) {
+            errors.push(toleration.duplicate());
         }
     }
+}
+
+/// A rewrite of stored objects is of one resource, and is not redirected.
+pub(super) fn storage_version_migration(spec: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    if let Some(old) = old {
+        spec.immutable(old.get("spec").unwrap_or(&Value::Null), errors);
+        return;
+    }
+    let resource = spec.field("resource");
+    resource.field("group").subdomain(errors);
+    resource.field("resource").must_be_path_segment(errors);
 }

@@ -1,9 +1,10 @@
-//! Custom resources, by their structural schema: types and required fields. (Bounds and validation rules are the
-//! API server's; formats are not checked.)
+//! Custom resources, by their structural schema: types, formats and required fields. (Bounds and validation rules are the
+//! API server's.)
 
 use serde_json::Value;
 
 use super::at::Errors;
+use super::format;
 use crate::schema::{Schema, Type};
 use crate::status::FieldError;
 
@@ -67,6 +68,10 @@ fn check(schema: &Schema, value: &Value, path: String, errors: &mut Errors) {
             if let Some(items) = shape.items.as_deref() {
                 list.iter().enumerate().for_each(|(index, child)| check(items, child, format!("{path}[{index}]"), errors));
             }
+        }
+        Value::String(text) if shape.ty == Type::String && !shape.format.is_empty() && !format::fits(&shape.format, text) => {
+            let detail = format!("{shown} in body must be of type {}: {text:?}", shape.format);
+            errors.push(FieldError::type_invalid(shown.clone(), text.as_str(), detail));
         }
         _ => {}
     }

@@ -1,5 +1,7 @@
 //! Object metadata (`apimachinery/pkg/api/validation/objectmeta.go`).
 
+use serde_json::Value;
+
 use super::at::{At, Errors};
 use crate::names;
 use crate::registry::{Kind, NameRule};
@@ -28,12 +30,15 @@ pub(super) fn object(kind: &Kind, root: &At<'_>, update: bool, errors: &mut Erro
     labels(&meta.field("labels"), errors);
     annotations(&meta.field("annotations"), errors);
     owners(&meta.field("ownerReferences"), errors);
-    for finalizer in meta.field("finalizers").items() {
-        finalizer.all(names::qualified_name(finalizer.text()), errors);
-        if !finalizer.text().contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.text()) && !finalizer.text().is_empty() {
-            let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(finalizer.invalid(detail));
-        }
+    meta.field("finalizers").items().for_each(|finalizer| self::finalizer(&finalizer, errors));
+}
+
+/// The name of a finalizer.
+pub(super) fn finalizer(finalizer: &At<'_>, errors: &mut Errors) {
+    finalizer.qualified(errors);
+    if !finalizer.text().contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.text()) && !finalizer.text().is_empty() {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(finalizer.invalid(detail));
     }
 }
 
@@ -74,6 +79,29 @@ pub(super) fn annotations(at: &At<'_>, errors: &mut Errors) {
     }
     if size > MAX_ANNOTATIONS_BYTES {
         errors.push(FieldError::too_long(at.path(), MAX_ANNOTATIONS_BYTES));
+    }
+}
+
+/// The metadata of an object that is made from a template: labels and annotations, and nothing else.
+pub(super) fn template(meta: &At<'_>, errors: &mut Errors) {
+    annotations(&meta.field("annotations"), errors);
+    labels(&meta.field("labels"), errors);
+    for (field, at) in meta.entries() {
+        if !matches!(field, "annotations" | "labels") && is_given(at.value()) {
+            errors.push(meta.field(field).forbidden("cannot be set"));
+        }
+    }
+}
+
+/// Whether Go would find more than the zero of a field's type.
+fn is_given(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
     }
 }
 

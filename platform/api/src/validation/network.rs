@@ -4,49 +4,94 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::Value;
 
+use super::address;
 use super::at::{At, Errors, port_name};
 use crate::names;
 use crate::status::FieldError;
 
-pub(super) fn ingress(spec: &At<'_>, errors: &mut Errors) {
+pub(super) fn ingress(root: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let spec = root.field("spec");
     let (rules, default) = (spec.field("rules"), spec.field("defaultBackend"));
     if rules.len() == 0 && default.is_absent() {
-        errors.push(spec.invalid("either `defaultBackend` or `rules` must be specified"));
+        errors.push(FieldError::invalid(
+            spec.path(),
+            rules.value().clone(),
+            "either `defaultBackend` or `rules` must be specified",
+        ));
     }
     if !default.is_absent() {
         backend(&default, errors);
     }
+    // Below a wildcard, what was wrong before these rules were may stay so.
+    let lenient = old.is_some_and(|old| {
+        let mut ignored = Vec::new();
+        for rule in At::root(old).field("spec").field("rules").items().filter(|rule| rule.field("host").text().contains('*')) {
+            http(&rule.field("http"), &mut ignored);
+        }
+        !ignored.is_empty()
+    });
     for rule in rules.items() {
         let host = rule.field("host");
-        if host.text().parse::<IpAddr>().is_ok() {
-            errors.push(host.invalid("must be a DNS name, not an IP address"));
-        } else if !host.text().is_empty() {
-            let name = host.text().strip_prefix("*.").unwrap_or(host.text());
-            host.all(names::dns1123_subdomain(name), errors);
+        if !host.text().is_empty() {
+            if host.text().parse::<IpAddr>().is_ok() {
+                errors.push(host.invalid("must be a DNS name, not an IP address"));
+            }
+            host_name(&host, errors);
         }
-        let http = rule.field("http");
-        if http.is_absent() {
-            continue;
+        if !(lenient && host.text().contains('*')) {
+            http(&rule.field("http"), errors);
         }
-        let paths = http.field("paths");
-        if paths.len() == 0 {
-            errors.push(paths.required(""));
-        }
-        paths.items().for_each(|path| ingress_path(&path, errors));
     }
+    let secret_name = |tls: &At<'_>, errors: &mut Errors| tls.field("secretName").subdomain(errors);
+    let known_wrong = old.is_some_and(|old| {
+        let mut ignored = Vec::new();
+        At::root(old).field("spec").field("tls").items().for_each(|tls| secret_name(&tls, &mut ignored));
+        !ignored.is_empty()
+    });
     for tls in spec.field("tls").items() {
-        for host in tls.field("hosts").items() {
-            let name = host.text().strip_prefix("*.").unwrap_or(host.text());
-            host.all(names::dns1123_subdomain(name), errors);
+        tls.field("hosts").items().for_each(|host| host_name(&host, errors));
+        if !known_wrong {
+            secret_name(&tls, errors);
         }
     }
-    spec.field("ingressClassName").subdomain(errors);
+    let class = spec.field("ingressClassName");
+    if !class.is_absent() {
+        class.all(names::dns1123_subdomain(class.text()), errors);
+    }
+    let annotation = root.field("metadata").field("annotations").field("kubernetes.io/ingress.class");
+    if old.is_none() && !annotation.is_absent() && !class.is_absent() && annotation.text() != class.text() {
+        let detail = "must match `ingressClassName` when both are specified";
+        errors.push(FieldError::invalid("annotations.kubernetes.io/ingress.class", annotation.text(), detail));
+    }
+}
+
+/// A name, or `*.` and one.
+fn host_name(host: &At<'_>, errors: &mut Errors) {
+    if host.text().contains('*') {
+        host.all(names::wildcard_subdomain(host.text()), errors);
+    } else {
+        host.all(names::dns1123_subdomain(host.text()), errors);
+    }
+}
+
+fn http(http: &At<'_>, errors: &mut Errors) {
+    if http.is_absent() {
+        return;
+    }
+    let paths = http.field("paths");
+    if paths.len() == 0 {
+        errors.push(paths.required(""));
+    }
+    paths.items().for_each(|path| ingress_path(&path, errors));
 }
 
 fn ingress_path(at: &At<'_>, errors: &mut Errors) {
     let (ty, path) = (at.field("pathType"), at.field("path"));
     match ty.text() {
-        "" => errors.push(ty.required("pathType must be specified")),
+        "" => {
+            errors.push(ty.required("pathType must be specified"));
+            return;
+        }
         "Exact" | "Prefix" => {
             if !path.text().starts_with('/') {
                 errors.push(FieldError::invalid(path.path(), path.text(), "must be an absolute path"));
@@ -76,11 +121,8 @@ fn backend(at: &At<'_>, errors: &mut Errors) {
     let (service, resource) = (at.field("service"), at.field("resource"));
     match (service.is_absent(), resource.is_absent()) {
         (false, false) => errors.push(FieldError::invalid(at.path(), "", "cannot set both resource and service backends")),
-        (true, true) => errors.push(at.required("resource or service backend is required")),
-        (true, false) => {
-            resource.field("kind").must_be_set("", errors);
-            resource.field("name").must_be_set("", errors);
-        }
+        (true, true) => errors.push(FieldError::invalid(at.path(), "", "resource or service backend is required")),
+        (true, false) => local_reference(&resource, errors),
         (false, true) => {
             let name = service.field("name");
             if name.must_be_set("", errors) {
@@ -89,8 +131,8 @@ fn backend(at: &At<'_>, errors: &mut Errors) {
             let (port_name_at, number) = (service.field("port").field("name"), service.field("port").field("number"));
             let has_number = number.int().unwrap_or(0) != 0;
             match (port_name_at.text().is_empty(), has_number) {
-                (true, false) => errors.push(service.required("port name or number is required")),
-                (false, true) => errors.push(FieldError::invalid(service.path(), "", "cannot set both port name & port number")),
+                (true, false) => errors.push(at.required("port name or number is required")),
+                (false, true) => errors.push(FieldError::invalid(at.path(), "", "cannot set both port name & port number")),
                 (false, false) => port_name_at.all(port_name(port_name_at.text()), errors),
                 (true, true) => number.port(errors),
             }
@@ -98,22 +140,66 @@ fn backend(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-pub(super) fn ingress_class(spec: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
-    let controller = spec.field("controller");
-    if controller.must_be_set("", errors) && (controller.text().len() > 250 || !controller.text().contains('/')) {
-        errors.push(controller.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"));
+/// An object by group, kind and name.
+fn local_reference(at: &At<'_>, errors: &mut Errors) {
+    let group = at.field("apiGroup");
+    if !group.is_absent() {
+        group.all(names::dns1123_subdomain(group.text()), errors);
     }
-    if let Some(old) = old {
-        controller.immutable(old.pointer("/spec/controller").unwrap_or(&Value::Null), errors);
+    at.field("kind").must_be_path_segment(errors);
+    at.field("name").must_be_path_segment(errors);
+}
+
+/// Where an Ingress or a Service of type LoadBalancer is reached.
+pub(super) fn load_balancer_status(status: &At<'_>, errors: &mut Errors) {
+    for ingress in status.field("ingress").items() {
+        ingress.field("ip").ip(errors);
+        let host = ingress.field("hostname");
+        if !host.text().is_empty() {
+            host.subdomain(errors);
+            if host.text().parse::<IpAddr>().is_ok() {
+                errors.push(host.invalid("must be a DNS name, not an IP address"));
+            }
+        }
     }
 }
 
-pub(super) fn network_policy(spec: &At<'_>, errors: &mut Errors) {
+pub(super) fn ingress_class(spec: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let controller = spec.field("controller");
+    if let Some(old) = old {
+        controller.immutable(old.pointer("/spec/controller").unwrap_or(&Value::Null), errors);
+    }
+    controller.at_most_bytes(250, errors);
+    controller.domain_prefixed_path(errors);
+    let parameters = spec.field("parameters");
+    if parameters.is_absent() {
+        return;
+    }
+    local_reference(&parameters, errors);
+    let (scope, namespace) = (parameters.field("scope"), parameters.field("namespace"));
+    if scope.is_absent() {
+        errors.push(scope.required(""));
+        return;
+    }
+    match scope.text() {
+        "Namespace" if namespace.is_absent() => {
+            errors.push(namespace.required("`parameters.scope` is set to 'Namespace'"));
+        }
+        "Namespace" => namespace.all(names::dns1123_label(namespace.text()), errors),
+        "Cluster" if !namespace.is_absent() => errors.push(namespace.forbidden("`parameters.scope` is set to 'Cluster'")),
+        "Cluster" => {}
+        _ => errors.push(scope.unsupported(&["Cluster", "Namespace"])),
+    }
+}
+
+pub(super) fn network_policy(spec: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    // A block that was accepted once may stay, wherever it stands now.
+    let known: BTreeSet<&str> = old.into_iter().flat_map(|old| blocks(&At::root(old).field("spec"))).collect();
     spec.field("podSelector").label_selector(errors);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for rule in spec.field(direction).items() {
             rule.field("ports").items().for_each(|port| policy_port(&port, errors));
-            rule.field(peers).items().for_each(|peer| policy_peer(&peer, errors));
+            rule.field(peers).items().for_each(|peer| policy_peer(&peer, &known, errors));
         }
     }
     let types = spec.field("policyTypes");
@@ -121,55 +207,151 @@ pub(super) fn network_policy(spec: &At<'_>, errors: &mut Errors) {
         errors.push(types.invalid("may not specify more than two policyTypes"));
         return;
     }
-    types.items().for_each(|ty| ty.must_be_one_of(&["Egress", "Ingress"], errors));
+    for ty in types.items().filter(|ty| !matches!(ty.text(), "Egress" | "Ingress")) {
+        errors.push(ty.unsupported(&["Egress", "Ingress"]));
+    }
+}
+
+/// The blocks of addresses a policy names.
+fn blocks<'a>(spec: &At<'a>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for rule in spec.field(direction).items() {
+            for peer in rule.field(peers).items() {
+                let block = peer.field("ipBlock");
+                found.push(block.field("cidr").text());
+                found.extend(block.field("except").texts());
+            }
+        }
+    }
+    found
 }
 
 fn policy_port(port: &At<'_>, errors: &mut Errors) {
     port.field("protocol").one_of(&["TCP", "UDP", "SCTP"], errors);
     let (number, end) = (port.field("port"), port.field("endPort"));
-    if !number.is_absent() {
-        number.port_or_name(errors);
+    if end.is_absent() {
+        if !number.is_absent() {
+            number.port_or_name(errors);
+        }
+        return;
     }
-    if !end.is_absent() {
-        match number.int() {
-            None if number.is_absent() => errors.push(end.invalid("endPort may not be specified when port is not specified")),
-            None => errors.push(end.invalid("endPort may not be specified when port is non-numeric")),
-            Some(first) if end.int().unwrap_or(0) < first => errors.push(end.invalid("must be greater than or equal to `port`")),
-            Some(_) => end.port(errors),
+    match number.int() {
+        None if number.is_absent() => errors.push(end.invalid("may not be specified when `port` is not specified")),
+        None => {
+            errors.push(end.invalid("may not be specified when `port` is non-numeric"));
+            number.port_or_name(errors);
+        }
+        Some(first) => {
+            number.port_or_name(errors);
+            if end.int().unwrap_or(0) < first {
+                errors.push(end.invalid("must be greater than or equal to `port`"));
+            }
+            end.port(errors);
         }
     }
 }
 
-fn policy_peer(peer: &At<'_>, errors: &mut Errors) {
+fn policy_peer(peer: &At<'_>, known: &BTreeSet<&str>, errors: &mut Errors) {
     let (pods, namespaces, block) = (peer.field("podSelector"), peer.field("namespaceSelector"), peer.field("ipBlock"));
     pods.label_selector(errors);
     namespaces.label_selector(errors);
+    if !block.is_absent() {
+        ip_block(&block, known, errors);
+    }
     let selectors = !pods.is_absent() || !namespaces.is_absent();
     if !selectors && block.is_absent() {
         errors.push(peer.required("must specify a peer"));
     } else if selectors && !block.is_absent() {
         errors.push(peer.forbidden("may not specify both ipBlock and another peer"));
     }
-    if !block.is_absent() {
-        let network = block.field("cidr");
-        if network.must_be_set("", errors) {
-            cidr(&network, errors);
+}
+
+fn ip_block(block: &At<'_>, known: &BTreeSet<&str>, errors: &mut Errors) {
+    let network = block.field("cidr");
+    if !network.must_be_set("", errors) {
+        return;
+    }
+    let mut parsed = |at: &At<'_>| match known.contains(at.text()) {
+        true => address::cidr(at.text()).ok(),
+        false => at.cidr(errors),
+    };
+    let Some((network, length)) = parsed(&network) else { return };
+    let mut outside = Vec::new();
+    for except in block.field("except").items() {
+        let Some((ip, bits)) = parsed(&except) else { continue };
+        let within = ip.is_ipv4() == network.is_ipv4() && address::masked(ip, length) == network;
+        if !within || length >= bits {
+            outside.push(except.invalid("must be a strict subset of `cidr`"));
         }
-        block.field("except").items().for_each(|except| cidr(&except, errors));
+    }
+    errors.append(&mut outside);
+}
+
+/// An address that is in use: what by.
+pub(super) fn ip_address(spec: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let parent = spec.field("parentRef");
+    if let Some(old) = old {
+        parent.immutable(old.pointer("/spec/parentRef").unwrap_or(&Value::Null), errors);
+        return;
+    }
+    if parent.is_absent() {
+        errors.push(parent.required(""));
+        return;
+    }
+    parent.field("group").subdomain(errors);
+    parent.field("resource").must_be_path_segment(errors);
+    parent.field("name").must_be_path_segment(errors);
+    let namespace = parent.field("namespace");
+    namespace.all(names::path_segment(namespace.text()), errors);
+}
+
+/// The blocks Services' addresses come from, one of each family.
+pub(super) fn service_cidr(spec: &At<'_>, old: Option<&Value>, errors: &mut Errors) {
+    let cidrs = spec.field("cidrs");
+    let Some(old) = old else {
+        service_blocks(spec, &cidrs, errors);
+        return;
+    };
+    let before = old.pointer("/spec/cidrs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut kept = || {
+        for (cidr, before) in cidrs.items().zip(before) {
+            cidr.immutable(before, errors);
+        }
+    };
+    match (before.len(), cidrs.len()) {
+        (before, now) if before == now => kept(),
+        (1, 2) => {
+            kept();
+            service_blocks(spec, &cidrs, errors);
+        }
+        _ => errors.push(cidrs.invalid("field is immutable")),
     }
 }
 
-fn cidr(at: &At<'_>, errors: &mut Errors) {
-    let valid = at.text().split_once('/').is_some_and(|(ip, bits)| {
-        let most = match ip.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => 32,
-            Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        bits.parse::<u8>().is_ok_and(|bits| bits <= most)
-    });
-    if !valid {
-        errors.push(at.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+fn service_blocks(spec: &At<'_>, cidrs: &At<'_>, errors: &mut Errors) {
+    if cidrs.len() == 0 {
+        errors.push(cidrs.required("at least one CIDR required"));
+        return;
+    }
+    if cidrs.len() > 2 {
+        errors.push(FieldError::invalid(cidrs.path(), spec.value().clone(), "may only hold up to 2 values"));
+        return;
+    }
+    let mut families = Vec::new();
+    for cidr in cidrs.items() {
+        let Some((ip, length)) = cidr.cidr(errors) else { continue };
+        families.push(ip.is_ipv4());
+        let canonical = format!("{ip}/{length}");
+        if canonical != cidr.text() {
+            errors.push(cidr.invalid(format!("must be in canonical form ({canonical:?})")));
+        }
+    }
+    if let [first, second] = families[..]
+        && first == second
+    {
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.push(cidrs.invalid(detail));
     }
 }
 

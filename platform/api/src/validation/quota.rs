@@ -66,17 +66,17 @@ fn is_quota_resource(name: &str) -> bool {
 }
 
 /// Whether a name is of Kubernetes' own resources.
-fn is_native(name: &str) -> bool {
+pub(super) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
 /// Whether a name is of what nodes have beyond Kubernetes' own resources, in whole pieces.
-fn is_extended(name: &str) -> bool {
+pub(super) fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// The name of a resource is well-formed, and known if it has no domain.
-fn resource_name(name: &str, at: &At<'_>, errors: &mut Errors) {
+pub(super) fn resource_name(name: &str, at: &At<'_>, errors: &mut Errors) {
     let complaints = names::qualified_name(name);
     let well_formed = complaints.is_empty();
     errors.extend(complaints.into_iter().map(|detail| FieldError::invalid(at.path(), name, detail)));
@@ -95,7 +95,7 @@ fn quota_resource(name: &str, at: &At<'_>, errors: &mut Errors) {
 }
 
 /// A name that a LimitRange may bound for containers and pods.
-fn container_resource(name: &str, at: &At<'_>, errors: &mut Errors) {
+pub(super) fn container_resource(name: &str, at: &At<'_>, errors: &mut Errors) {
     resource_name(name, at, errors);
     let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if !name.contains('/') {
@@ -111,13 +111,18 @@ fn container_resource(name: &str, at: &At<'_>, errors: &mut Errors) {
 fn quota_amounts(list: &At<'_>, errors: &mut Errors) {
     for (name, amount) in list.entries() {
         quota_resource(name, &amount, errors);
-        let Some(quantity) = amount.quantity() else { continue };
-        if quantity.sign() < 0 {
-            errors.push(amount.invalid("must be greater than or equal to 0"));
-        }
-        if (WHOLE.contains(&name) || is_extended(name)) && !quantity.is_integer() {
-            errors.push(amount.invalid("must be an integer"));
-        }
+        self::amount(name, &amount, errors);
+    }
+}
+
+/// `ValidateResourceQuantityValue`: not negative, and whole if there are only whole ones of the resource.
+pub(super) fn amount(name: &str, amount: &At<'_>, errors: &mut Errors) {
+    let Some(quantity) = amount.quantity() else { return };
+    if quantity.sign() < 0 {
+        errors.push(amount.invalid("must be greater than or equal to 0"));
+    }
+    if !quantity.is_integer() && (WHOLE.contains(&name) || is_extended(name)) {
+        errors.push(amount.invalid("must be an integer"));
     }
 }
 

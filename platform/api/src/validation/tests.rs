@@ -47,12 +47,12 @@ fn pods() {
         pod(bad),
         None,
         &[
-            "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
             "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
             "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
             "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
             "spec.containers[0].livenessProbe: Required value: must specify a handler type",
-            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
         ],
     );
 }
@@ -128,10 +128,7 @@ fn services_and_data() {
         "PersistentVolumeClaim",
         json!({"spec": {}}),
         None,
-        &[
-            "spec.accessModes: Required value: at least 1 access mode is required",
-            "spec.resources.requests[storage]: Required value",
-        ],
+        &["spec.accessModes: Required value: at least 1 access mode is required", "spec.resources[storage]: Required value"],
     );
     check(
         "networking.k8s.io",
@@ -525,5 +522,164 @@ fn priority_levels() {
     ];
     for (object, want) in table {
         check(FLOW, "PriorityLevelConfiguration", object, None, &want);
+    }
+}
+
+#[test]
+fn nodes_and_events() {
+    let node = |spec: Value| json!({"spec": spec});
+    let table: Vec<(Value, Option<Value>, &[&str])> = vec![
+        (node(json!({"podCIDRs": ["10.0.0.0/24", "fd00::/64"], "taints": [{"key": "a", "effect": "NoSchedule"}]})), None, &[]),
+        (
+            node(json!({"taints": [{"key": "a", "effect": "Never"}, {"key": "b", "value": "v", "effect": "NoExecute"},
+                {"key": "b", "effect": "NoExecute"}]})),
+            None,
+            &[
+                "metadata.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoExecute\", \"NoSchedule\", \
+                 \"PreferNoSchedule\"",
+                "metadata.taints[2]: Duplicate value: {\"effect\":\"NoExecute\",\"key\":\"b\"}: taints must be unique by key and \
+                 effect pair",
+            ],
+        ),
+        (
+            node(json!({"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]})),
+            None,
+            &["spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.1.0/24\"]: may specify no more than one CIDR for each IP \
+                 family"],
+        ),
+        (
+            node(json!({"podCIDRs": ["10.0.1.0/24"], "providerID": "b"})),
+            Some(node(json!({"podCIDRs": ["10.0.0.0/24"], "providerID": "a"}))),
+            &[
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
+                "spec.providerID: Forbidden: node updates may not change providerID except from \"\" to valid",
+            ],
+        ),
+    ];
+    for (new, old, want) in table {
+        check("", "Node", new, old, want);
+    }
+    let meta = json!({"name": "e", "namespace": "a"});
+    check(
+        "",
+        "Event",
+        json!({"metadata": meta, "involvedObject": {"namespace": "b"}}),
+        None,
+        &["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"],
+    );
+    let strict = json!({"metadata": meta, "regarding": {"namespace": "a"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal"});
+    check("events.k8s.io", "Event", strict.clone(), None, &[]);
+    let mut other = strict.clone();
+    other["note"] = "n".into();
+    check("events.k8s.io", "Event", other, Some(strict.clone()), &["message: Invalid value: \"n\": field is immutable"]);
+    let mut odd = strict;
+    odd["type"] = "Odd".into();
+    check("events.k8s.io", "Event", odd, None, &["type: Invalid value: \"\": has invalid value: Odd"]);
+}
+
+#[test]
+fn addresses_and_policies_of_networks() {
+    let policy = |peer: Value| json!({"spec": {"ingress": [{"from": [peer]}]}});
+    check(
+        "networking.k8s.io",
+        "NetworkPolicy",
+        policy(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}})),
+        None,
+        &[],
+    );
+    check(
+        "networking.k8s.io",
+        "NetworkPolicy",
+        policy(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}})),
+        None,
+        &["spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`"],
+    );
+    let cidrs = |cidrs: Value| json!({"spec": {"cidrs": cidrs}});
+    check("networking.k8s.io", "ServiceCIDR", cidrs(json!(["10.0.0.0/16"])), None, &[]);
+    check(
+        "networking.k8s.io",
+        "ServiceCIDR",
+        cidrs(json!([])),
+        None,
+        &["spec.cidrs: Required value: at least one CIDR required"],
+    );
+    check(
+        "networking.k8s.io",
+        "ServiceCIDR",
+        cidrs(json!(["10.1.0.0/16"])),
+        Some(cidrs(json!(["10.0.0.0/16"]))),
+        &["spec.cidrs[0]: Invalid value: \"10.1.0.0/16\": field is immutable"],
+    );
+    let address = |spec: Value| json!({"metadata": {"name": "10.0.0.1"}, "spec": spec});
+    check("networking.k8s.io", "IPAddress", address(json!({})), None, &["spec.parentRef: Required value"]);
+    check("networking.k8s.io", "IPAddress", address(json!({"parentRef": {"resource": "services", "name": "s"}})), None, &[]);
+}
+
+#[test]
+fn storage_kinds() {
+    const STORAGE: &str = "storage.k8s.io";
+    check(STORAGE, "CSIDriver", json!({"spec": {}}), None, &[]);
+    check(
+        STORAGE,
+        "CSIDriver",
+        json!({"spec": {"attachRequired": false}}),
+        Some(json!({"spec": {}})),
+        &["spec.attachedRequired: Invalid value: false: field is immutable"],
+    );
+    check(
+        STORAGE,
+        "CSINode",
+        json!({"spec": {"drivers": [{"name": "a.b", "nodeID": "n"}, {"name": "a.b", "nodeID": ""}]}}),
+        None,
+        &["spec.drivers[1].nodeID: Required value", "spec.drivers[1].name: Duplicate value: \"a.b\""],
+    );
+    check(
+        STORAGE,
+        "VolumeAttributesClass",
+        json!({"driverName": "a.b"}),
+        None,
+        &["parameters: Required value: must contain at least one key/value pair"],
+    );
+    check(
+        STORAGE,
+        "VolumeAttachment",
+        json!({"spec": {"attacher": "a.b", "nodeName": "n", "source": {}}}),
+        None,
+        &["spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName"],
+    );
+}
+
+#[test]
+fn jobs() {
+    let job = |spec: Value| {
+        let mut job = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        crate::patch::merge::merge(&mut job["spec"], &spec);
+        job
+    };
+    let table: Vec<(Value, &[&str])> = vec![
+        (json!({}), &[]),
+        (
+            json!({"completionMode": "Indexed", "parallelism": 1}),
+            &["spec.completions: Required value: when completion mode is Indexed"],
+        ),
+        (
+            json!({"successPolicy": {"rules": []}}),
+            &["spec.successPolicy: Invalid value: {\"rules\":[]}: requires indexed completion mode"],
+        ),
+        (
+            json!({"podFailurePolicy": {"rules": [{"action": "FailJob"}]}}),
+            &["spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required"],
+        ),
+        (
+            json!({"completionMode": "Indexed", "completions": 3, "successPolicy": {"rules": [{"succeededIndexes": "1-3"}]}}),
+            &[
+                "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"1-3\": error parsing succeededIndexes: too large index: \"3\"",
+            ],
+        ),
+    ];
+    for (spec, want) in table {
+        check("batch", "Job", job(spec), None, want);
     }
 }

@@ -172,7 +172,9 @@ async fn pods_are_bound_once_and_go_gracefully() {
 async fn ephemeral_containers_are_added_and_stay() {
     let server = Server::start().await;
     account(&server).await;
-    server.create(PODS, pod("a")).await;
+    let mut owner = pod("a");
+    owner["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "2m"}});
+    server.create(PODS, owner).await;
     let path = format!("{PODS}/a/ephemeralcontainers");
     let kind = "application/strategic-merge-patch+json";
     let add = |name: &str| json!({"spec": {"ephemeralContainers": [{"name": name, "image": "i"}]}}).to_string();
