@@ -136,8 +136,11 @@ pub fn storage_version_hash(kind: &Kind) -> String {
     STANDARD.encode(&Sha256::digest(text.as_bytes())[..8])
 }
 
+/// The kinds of a group by version.
+type Versions<'a> = BTreeMap<&'a str, Vec<&'a Kind>>;
+
 fn groups(registry: &Registry) -> Vec<Group<'_>> {
-    let mut by_name: BTreeMap<(Reverse<i64>, &str), BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
+    let mut by_name: BTreeMap<(Reverse<i64>, &str), Versions<'_>> = BTreeMap::new();
     for kind in registry.kinds() {
         let rank = Reverse(group_priority(&kind.group));
         by_name.entry((rank, &kind.group)).or_default().entry(&kind.version).or_default().push(kind);

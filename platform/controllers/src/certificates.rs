@@ -266,10 +266,13 @@ mod tests {
         }
     }
 
+    /// Conditions and their times, whether there is a certificate, and the seconds that are left.
+    type Case<'a> = (&'a [(&'a str, &'a str)], bool, Option<u64>);
+
     #[test]
     fn old_requests_go() {
         let now: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
-        let table: &[(&[(&str, &str)], bool, Option<u64>)] = &[
+        let table: &[Case<'_>] = &[
             (&[], false, Some(12 * 3600)),
             (&[("Approved", "2026-05-01T11:30:00Z")], false, Some(23 * 3600 + 1800)),
             (&[("Approved", "2026-05-01T11:30:00Z")], true, Some(1800)),

@@ -120,7 +120,8 @@ fn claim_update(root: &At<'_>, spec: &At<'_>, old: &Value, errors: &mut Errors) 
     let (was_class, class) = (before.get("storageClassName").and_then(Value::as_str), spec.field("storageClassName"));
     let class_was_unset = was_class.is_none() && class.value().is_string();
     let from_annotation = class_was_unset && old_class.as_deref() == Some(class.text());
-    if !(from_annotation && (new_class.is_none() || new_class == old_class)) && new_class != old_class {
+    let moved_to_field = from_annotation && new_class.is_none();
+    if new_class != old_class && !moved_to_field {
         let path = format!("metadata.annotations[{BETA_CLASS}]");
         errors.push(FieldError::invalid(path, new_class.clone().unwrap_or_default(), "field is immutable"));
     }
