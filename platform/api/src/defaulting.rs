@@ -30,7 +30,7 @@ pub fn apply_builtin(group: &str, kind: &str, object: &mut Value) {
         ("", "PodTemplate") => inside(object, &["template"], pod::template),
         ("", "Service") => core::service(object),
         ("", "ReplicationController") => workload::replication_controller(object),
-        ("", "Secret") => set(object, "type", "Opaque"),
+        ("", "Secret") => core::secret(object),
         ("", "Endpoints") => each(object, "subsets", |subset| each(subset, "ports", |port| set(port, "protocol", "TCP"))),
         ("", "Namespace") => core::namespace(object),
         ("", "Node") => core::node(object),

@@ -1,8 +1,31 @@
 //! Services, namespaces, nodes, volumes, network policies and other kinds of the core and around it.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 use super::{child, each, has, inside, pod, set, set_text, text};
+
+/// A Secret. What is given as text becomes data, over what is there by the same name (`Convert_v1_Secret_To_core_Secret`).
+pub(super) fn secret(object: &mut Value) {
+    set(object, "type", "Opaque");
+    let Some(secret) = object.as_object_mut() else { return };
+    let Some(texts) = secret.remove("stringData") else { return };
+    let Value::Object(texts) = texts else { return };
+    if texts.is_empty() {
+        return;
+    }
+    let data = secret.entry("data").or_insert(Value::Null);
+    for (name, text) in texts {
+        set_over(data, &name, STANDARD.encode(text.as_str().unwrap_or_default()));
+    }
+}
+
+fn set_over(object: &mut Value, field: &str, value: String) {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    object[field] = value.into();
+}
 
 pub(super) fn service(object: &mut Value) {
     let spec = child(object, "spec");
