@@ -163,7 +163,7 @@ fn less_important_pods_make_room() {
             if text == expected { Ok(()) } else { Err(text) }
         });
     };
-    offer("\"1000\"");
+    offer("\"999\"");
     cluster.apply(UNEQUAL);
     let available = "--for=jsonpath={.status.availableReplicas}=1";
     let _ = cluster.kubectl(&["wait", "rs/filler", available, "--timeout=60s"]).success();
