@@ -287,14 +287,14 @@ async fn who_is_told_to_come_again_is_written_down_and_counted() {
     let audited = Audited::new();
     let server = Server::start_with(audited.config()).await;
     let level = json!({"metadata": {"name": "none"}, "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 0,
-        "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}}});
+        "borrowingLimitPercent": 0, "limitResponse": {"type": "Queue", "queuing": {"queues": 1, "handSize": 1}}}}});
     let level_uid = server.create(LEVELS, level).await["metadata"]["uid"].as_str().unwrap().to_owned();
     let schema = json!({"metadata": {"name": "none"}, "spec": {"priorityLevelConfiguration": {"name": "none"},
         "matchingPrecedence": 50, "rules": [{"subjects": [{"kind": "User", "user": {"name": "system:anonymous"}}],
             "resourceRules": [{"verbs": ["list"], "apiGroups": [""], "resources": ["configmaps"], "namespaces": ["*"]}]}]}});
     server.create(SCHEMAS, schema).await;
     server.until(&format!("{SCHEMAS}/none"), |answer| dangling(&answer.body) == ("False", "Found")).await;
-    let answer = read(server.api.handle(outside("/api/v1/namespaces/default/configmaps")).await).await;
+    let answer = read(server.api.handle(outside("/api/v1/namespaces/default/configmaps?timeout=1s")).await).await;
     assert_eq!((answer.code.as_u16(), &answer.headers[LEVEL_UID]), (429, &level_uid.parse().unwrap()), "{}", answer.text);
     let event = audited.events().pop().unwrap();
     assert_eq!((&event["stage"], &event["user"]["username"]), (&json!("ResponseComplete"), &json!("system:anonymous")));
