@@ -210,6 +210,9 @@ impl Declaration {
     /// `request.namespace` (`BuildRequestType`).
     pub(crate) fn with_plain_names(mut self: Arc<Self>) -> Arc<Self> {
         if let Shape::Object(fields) = &mut Arc::make_mut(&mut self).shape {
+            for field in fields.values_mut() {
+                field.declaration = field.declaration.clone().with_plain_names();
+            }
             let plain: Vec<Field> =
                 fields.iter().filter(|(name, field)| **name != field.raw).map(|(_, field)| field.clone()).collect();
             fields.extend(plain.into_iter().map(|field| (field.raw.clone(), field)));
