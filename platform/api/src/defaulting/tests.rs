@@ -20,13 +20,14 @@ fn check(group: &str, kind: &str, given: Value, want: &[(&str, Value)]) {
 #[test]
 fn secrets_take_texts() {
     let given = json!({"data": {"a": "MQ==", "b": "Mg=="}, "stringData": {"a": "one", "c": ""}});
-    let want = [
-        ("/data", json!({"a": "b25l", "b": "Mg==", "c": ""})),
-        ("/stringData", Value::Null),
-        ("/type", json!("Opaque")),
-    ];
+    let want = [("/data", json!({"a": "b25l", "b": "Mg==", "c": ""})), ("/stringData", Value::Null), ("/type", json!("Opaque"))];
     check("", "Secret", given, &want);
-    check("", "Secret", json!({"stringData": {"a": "x"}, "type": "t"}), &[("/data", json!({"a": "eA=="})), ("/type", json!("t"))]);
+    check(
+        "",
+        "Secret",
+        json!({"stringData": {"a": "x"}, "type": "t"}),
+        &[("/data", json!({"a": "eA=="})), ("/type", json!("t"))],
+    );
     check("", "Secret", json!({"stringData": null}), &[("/data", Value::Null), ("/stringData", Value::Null)]);
 }
 
