@@ -208,7 +208,8 @@ impl Declaration {
 
     /// Also by the names its members have in the object: those that the API server itself declares are not escaped, as in
     /// `request.namespace` (`BuildRequestType`).
-    pub(crate) fn with_plain_names(mut self: Arc<Self>) -> Arc<Self> {
+    #[must_use]
+    pub fn with_plain_names(mut self: Arc<Self>) -> Arc<Self> {
         if let Shape::Object(fields) = &mut Arc::make_mut(&mut self).shape {
             for field in fields.values_mut() {
                 field.declaration = field.declaration.clone().with_plain_names();

@@ -147,7 +147,7 @@ static USER: LazyLock<Option<Arc<Declaration>>> = LazyLock::new(|| {
         "username": {"type": "string"}, "uid": {"type": "string"}, "groups": texts,
         "extra": {"type": "object", "additionalProperties": texts},
     }});
-    Declaration::new(&schema, false)
+    Some(Declaration::new(&schema, false)?.with_plain_names())
 });
 
 /// Binds `user`.

@@ -66,7 +66,7 @@ static REQUEST: LazyLock<Option<Arc<Declaration>>> = LazyLock::new(|| {
         "resourceAttributes": resource, "nonResourceAttributes": object(json!({"path": text, "verb": text})), "user": text,
         "groups": texts, "extra": {"type": "object", "additionalProperties": texts}, "uid": text,
     }));
-    Declaration::new(&schema, false)
+    Some(Declaration::new(&schema, false)?.with_plain_names())
 });
 
 /// Compiles a condition.
